@@ -1,0 +1,121 @@
+"""Settings -> modalities, backbone, model, sources: each built once, from a recipe or from a finished run."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpt.config import Component, FrozenDict
+from mmpt.data.manifest import Manifest, load_manifest
+from mmpt.data.source import Source
+from mmpt.encoders import Facts, Modality
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.model import Backbone, MaskedModel
+from mmpt.settings import Recipe
+
+
+def facts_of(recipe: Recipe) -> dict[str, Facts]:
+    """What the data sets say of every stream; raises ConfigError where two of them disagree."""
+    facts: dict[str, Facts] = {}
+    origin: dict[str, str] = {}
+    for name, source in recipe.data.sources.items():
+        manifest = load_manifest(source.shards)
+        for stream in source.streams:
+            if stream not in manifest.fields:
+                there = ", ".join(manifest.fields)
+                raise ConfigError(f"data.sources.{name}: {source.shards} has no field '{stream}'; it has {there}")
+            mine = _facts(manifest, stream)
+            if stream in facts and _identity(facts[stream]) != _identity(mine):
+                raise ConfigError(
+                    f"data.sources.{name}: field '{stream}' was built with another tokenizer or rate than in source "
+                    f"'{origin[stream]}'; build it again with that one (mmpt build ... --tokenizer)"
+                )
+            facts.setdefault(stream, mine)
+            origin.setdefault(stream, name)
+    missing = [stream for stream in recipe.streams if stream not in facts]
+    if missing:
+        raise ConfigError(f"streams.{missing[0]}: no source feeds this stream; name it in a source's `streams`, or remove it")
+    return {stream: facts[stream] for stream in recipe.streams}
+
+
+def _facts(manifest: Manifest, stream: str) -> Facts:
+    return Facts(manifest.folder, manifest.fields[stream].facts, manifest.statistics.get(stream, {}))
+
+
+def _identity(facts: Facts) -> dict[str, Any]:
+    return {name: value for name, value in facts.values.items() if name != "tokenizer"}
+
+
+def build_modalities(streams: Mapping[str, Component[Modality]], facts: Mapping[str, Facts]) -> dict[str, Modality]:
+    """One modality a stream."""
+    return {name: component.build(facts[name]) for name, component in streams.items()}
+
+
+def build_backbone(recipe: Recipe, modalities: Mapping[str, Modality]) -> Backbone:
+    """Encoders and trunk with fresh weights that depend on training.seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        return Backbone(modalities, recipe.trunk.build(len(modalities)))
+
+
+def build_model(recipe: Recipe, modalities: Mapping[str, Modality]) -> MaskedModel:
+    """Backbone and objective with fresh weights that depend on training.seed alone."""
+    backbone = build_backbone(recipe, modalities)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed + 1)
+        return MaskedModel(backbone, recipe.objective.build(backbone, modalities))
+
+
+def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[Source]:
+    """The mixture's data sets, laid out."""
+    seed = recipe.training.seed
+    items = enumerate(recipe.data.sources.items())
+    return [Source(name, number, settings, modalities, seed) for number, (name, settings) in items]
+
+
+def save_facts(run: Path, facts: Mapping[str, Facts]) -> None:
+    """Copy what the encoders need of the data sets, so that a run stands on its own."""
+    plain = {}
+    for stream, fact in facts.items():
+        values = dict(fact.values)
+        if "tokenizer" in values:
+            shutil.copytree(fact.folder / values["tokenizer"], run / "tokenizer" / stream, dirs_exist_ok=True)
+            values["tokenizer"] = f"tokenizer/{stream}"
+        plain[stream] = {"values": values, "statistics": dict(fact.statistics)}
+    (run / "facts.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_facts(run: Path) -> dict[str, Facts]:
+    """What `save_facts` kept."""
+    try:
+        plain = json.loads((run / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{run / 'facts.json'}: missing or unreadable ({error}); is {run} a run folder?") from error
+    return {
+        name: Facts(run, FrozenDict(fact["values"]), FrozenDict(fact["statistics"])) for name, fact in plain.items()
+    }
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, prefix: str = "") -> None:
+    """Copy weights and buffers by name; raises CheckpointError for what is missing or of another shape."""
+    parameters = dict(model.named_parameters())
+    buffers = {name: value for name, value in model.state_dict().items() if name not in parameters}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
+    wanted = {**parameters, **{name: value for name, value in buffers.items() if name not in tied}}
+    for name, value in wanted.items():
+        if prefix + name not in weights:
+            raise CheckpointError(f"the checkpoint has no weights '{prefix + name}'; it is of another model")
+        given = weights[prefix + name]
+        if given.shape != value.shape:
+            shapes = f"{tuple(given.shape)} in the checkpoint and {tuple(value.shape)} in the model"
+            raise CheckpointError(f"weights '{prefix + name}' have shape {shapes}")
+        with torch.no_grad():
+            value.copy_(given)
+
+
+def count_parameters(modules: Sequence[torch.nn.Module]) -> int:
+    """Each parameter once."""
+    return sum(p.numel() for p in {id(p): p for module in modules for p in module.parameters()}.values())

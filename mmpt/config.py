@@ -1,0 +1,528 @@
+"""Recipes: a YAML file and `a.b.c=value` overrides -> checked, frozen settings.
+
+Keyword-only parameters are settings, positional ones are wired by the program: signatures are the schema, folders of
+parts the registry.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import math
+import pkgutil
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from mmpt.errors import ConfigError
+
+Contract = TypeVar("Contract")
+T = TypeVar("T")
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that can't be changed; unlike a mapping proxy it pickles and still is a dict to others."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("settings are frozen once parsed")
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = _refuse
+    update = setdefault = cast("Any", _refuse)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+class _LocatedError(ConfigError):
+    """A ConfigError that names its place already."""
+
+
+@dataclass(frozen=True)
+class Component(Generic[Contract]):
+    """A part that is chosen and set, but not yet wired: a checked partial. Nested parts stay Components."""
+
+    target: type
+    settings: Mapping[str, Any]
+    name: str = field(default="", compare=False)  # what `type:` said
+    where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", FrozenDict(self.settings))
+        object.__setattr__(self, "name", self.name or f"{self.target.__module__}.{self.target.__qualname__}")
+
+    def build(self, *wired: Any) -> Contract:
+        """The part itself; a ConfigError that it raises gets the recipe's line and path in front."""
+        try:
+            return self.target(*wired, **self.settings)
+        except ConfigError as error:
+            if isinstance(error, _LocatedError) or not self.where:
+                raise
+            raise _LocatedError(f"{self.where}: {error}") from error
+
+
+def load_settings(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
+    """The settings of a recipe file; all that is wrong with it is raised as one ConfigError, a line each."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from error
+    return parse_settings(text, overrides, schema, name=str(path))
+
+
+def parse_settings(text: str, overrides: Sequence[str], schema: type[T], *, name: str = "<recipe>") -> T:
+    """Like load_settings, from the text itself."""
+    reader = _Reader()
+    root = _Yaml(text, name, reader.problems, numbered=True).read()
+    if root is None:
+        raise ConfigError(f"{name}: expected a recipe, got an empty file")
+    for override in overrides:
+        try:
+            root = _override(root, override, reader.problems)
+        except ConfigError as error:
+            reader.problems.append(str(error))
+    return reader.finish(reader.read(root, schema, ""))
+
+
+def component(contract: type[Contract], type_: str, /, **settings: Any) -> Component[Contract]:
+    """A part chosen in Python, checked as a recipe's is: `component(Unit, "span", length=10)`."""
+    reader = _Reader()
+    return reader.finish(reader.read(_given({"type": type_, **settings}), Component[contract], type_))
+
+
+def to_plain(settings: Any) -> Any:
+    """Settings as plain dicts, lists and scalars that YAML prints, defaults included; parsing them gives the same."""
+    if isinstance(settings, Component):
+        return {"type": settings.name} | to_plain(settings.settings)
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        names = [name for name, parameter in _parameters(type(settings)).items() if not parameter.wired]
+        return {name: to_plain(getattr(settings, name)) for name in names}
+    if isinstance(settings, Mapping):
+        return {name: to_plain(value) for name, value in settings.items()}
+    if isinstance(settings, tuple | list):
+        return [to_plain(value) for value in settings]
+    return str(settings) if isinstance(settings, Path) else settings
+
+
+def dump_yaml(settings: Any) -> str:
+    """Settings as a recipe that says everything."""
+    return yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True, width=120)
+
+
+def find_parts(folder: str) -> dict[str, type]:
+    """The parts of a package by file name: files that define one class which keeps a contract of the package."""
+    package = _imported(folder)
+    contracts = tuple(kind for kind in vars(package).values() if inspect.isclass(kind) and kind.__module__ == folder)
+    names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
+    found = {name: _parts_of(_imported(f"{folder}.{name}"), contracts) for name in names}
+    return {name: parts[0] for name, parts in sorted(found.items()) if len(parts) == 1}
+
+
+# ---- from YAML to values that know their place
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A scalar, or a list or dict of _Given, and its place; `plain` is what an unquoted scalar said."""
+
+    value: Any
+    where: str = ""
+    plain: str = ""
+
+    def __str__(self) -> str:
+        if isinstance(self.value, bool):
+            said = str(self.value).lower()
+            return said if self.plain.lower() in ("", said) else f"{said} (as YAML reads {self.plain}; quote it)"
+        names = {NoneType: "nothing", dict: "a mapping", list: "a list"}
+        return names.get(type(self.value)) or repr(self.value)
+
+
+def _given(value: Any, where: str = "") -> _Given:
+    if isinstance(value, Mapping):
+        return _Given({name: _given(item, where) for name, item in value.items()}, where)
+    if isinstance(value, list | tuple):
+        return _Given([_given(item, where) for item in value], where)
+    return _Given(value, where)
+
+
+class _Yaml:
+    """One YAML text; composed, not loaded, because only nodes know their lines."""
+
+    def __init__(self, text: str, name: str, problems: list[str], *, numbered: bool) -> None:
+        self.text, self.name, self.problems, self.numbered = text, name, problems, numbered
+        self.done: dict[int, _Given | None] = {}  # an anchored node is read once; None while it is being read
+
+    def read(self) -> _Given | None:
+        try:
+            self.loader = yaml.SafeLoader(self.text)
+            root = self.loader.get_single_node()
+            return None if root is None else self._node(root)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            said = ", ".join(part for part in (error.context, error.problem) if part)
+            raise ConfigError(f"{self._where(mark.line if mark else 0)}: not valid YAML: {said}") from error
+        except yaml.reader.ReaderError as error:
+            line = self.text.count("\n", 0, int(error.position))
+            raise ConfigError(f"{self._where(line)}: not valid YAML: {error.reason}") from error
+
+    def _where(self, line: int) -> str:
+        return f"{self.name}:{line + 1}" if self.numbered else self.name
+
+    def _complain(self, node: yaml.Node, message: str) -> None:
+        self.problems.append(f"{self._where(node.start_mark.line)}: {message}")
+
+    def _node(self, node: yaml.Node) -> _Given:
+        if id(node) in self.done:
+            done = self.done[id(node)]
+            if done is None:
+                self._complain(node, "an alias refers to the value that it stands in")
+            return done or _Given(None)
+        self.done[id(node)] = None
+        is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        plain = node.value if is_plain else ""
+        if node.tag not in ("!", self.loader.resolve(type(node), plain, (is_plain, True))):
+            self._complain(node, f"the tag {node.tag!r} has no meaning in a recipe")
+        value = self._mapping(node) if isinstance(node, yaml.MappingNode) else self._unnamed(node)
+        done = self.done[id(node)] = _Given(value, self._where(node.start_mark.line), plain)
+        return done
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, _Given]:
+        first: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._complain(key, "expected a name before ':', got a list or a mapping")
+            elif first.setdefault(key.value, key) is not key:
+                line = first[key.value].start_mark.line + 1
+                self._complain(key, f"{key.value!r} stands twice in one mapping, first on line {line}")
+        self.loader.flatten_mapping(node)  # `<<: *anchor`: what it brings comes first, so that the mapping's own wins
+        pairs = [(key, self._node(value)) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+        return {key.value: dataclasses.replace(item, where=self._where(key.start_mark.line)) for key, item in pairs}
+
+    def _unnamed(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.SequenceNode):
+            return [self._node(item) for item in node.value]
+        kind = node.tag.rpartition(":")[2]
+        if kind == "int" and re.fullmatch(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)", node.value):
+            return int(node.value, 0)
+        if kind in ("float", "bool", "null") and ":" not in node.value:
+            return yaml.safe_load(node.value)
+        return node.value  # 1:30 and 010 too: YAML 1.1 takes them for 90 and 8, no setting takes text for a number
+
+
+def _override(root: _Given, override: str, problems: list[str]) -> _Given:
+    path, equals, text = override.partition("=")
+    where, names = f"override {override}", path.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"{where}: expected a.b.c=value")
+    value = _Yaml(text, where, problems, numbered=False).read() or _Given(None, where)
+    return _replaced(root, names, value, path)
+
+
+def _replaced(given: _Given, names: list[str], value: _Given, path: str) -> _Given:
+    """A copy, since what an alias shares must change in one place only."""
+    if not names:
+        return value
+    if given.value is None:
+        given = _Given({}, value.where)
+    inside = {"type": given} if isinstance(given.value, str) else given.value  # `unit: span` is `unit: {type: span}`
+    if not isinstance(inside, dict):
+        raise ConfigError(f"{value.where}: {path}: there is no setting {names[0]!r} in {given} ({given.where})")
+    changed = _replaced(inside.get(names[0], _Given(None)), names[1:], value, path)
+    return dataclasses.replace(given, value=inside | {names[0]: changed})
+
+
+# ---- from names to parts, from parts to their settings
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{name} can't be imported: {error}") from error
+
+
+def _parts_of(module: ModuleType, contracts: tuple[type, ...]) -> list[type]:
+    classes = dict.fromkeys(kind for kind in vars(module).values() if inspect.isclass(kind))
+    return [
+        kind
+        for kind in classes
+        if kind.__module__ == module.__name__ and issubclass(kind, contracts)
+        if not inspect.isabstract(kind) and not kind.__name__.startswith("_")
+    ]
+
+
+def _find_part(name: str, contract: type) -> type:
+    """The class that `type: name` means: a file of the contract's folder, else my_package.my_part or its .Class."""
+    folder, inside = contract.__module__, "." not in name
+    if not all(word.isidentifier() for word in name.split(".")) or (inside and not find_spec(f"{folder}.{name}")):
+        raise ConfigError(_unknown(f"a {contract.__name__}", _choices(contract), name))
+    module_name, class_name = f"{folder}.{name}" if inside else name, ""
+    if not inside and name.rpartition(".")[2][0].isupper():
+        module_name, _, class_name = name.rpartition(".")
+    parts = _parts_of(_imported(module_name), (contract,))
+    parts = [part for part in parts if class_name in ("", part.__name__)]
+    if len(parts) != 1:
+        found = ", ".join(f"{module_name}.{part.__name__}" for part in parts) or "none"
+        expected = f"a {contract.__name__}" + (f" named {class_name}" if class_name else "")
+        raise ConfigError(f"expected one class in {module_name} that is {expected}, got {found}")
+    return parts[0]
+
+
+def _choices(contract: type) -> list[str]:
+    return [name for name, part in find_parts(contract.__module__).items() if issubclass(part, contract)]
+
+
+def _unknown(expected: str, choices: Sequence[str], name: str) -> str:
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected {expected} ({', '.join(choices) or 'there is none'}), got {name!r}{hint}"
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    annotation: Any
+    default: Callable[[], Any] | None  # None: must be given
+    wired: bool
+
+
+def _parameters(kind: type) -> dict[str, _Parameter]:
+    """What a class takes, from its signature."""
+    factories: dict[str, Any] = {}
+    signed = kind if dataclasses.is_dataclass(kind) else kind.__init__
+    # typing evaluates "Unit" once for all modules that say Component["Unit"], unless the local names are its own
+    hints = get_type_hints(signed, localns={})
+    if dataclasses.is_dataclass(kind):
+        factories = {item.name: item.default_factory for item in dataclasses.fields(kind)}
+    parameters = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        default = factories.get(name, MISSING)
+        if default is MISSING:
+            value = parameter.default
+            default = None if value is parameter.empty else lambda value=value: value
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            wired = parameter.kind is not parameter.KEYWORD_ONLY
+            parameters[name] = _Parameter(hints.get(name, Any), cast("Callable[[], Any] | None", default), wired)
+    return parameters
+
+
+# ---- from values and annotations to settings
+
+
+_SCALARS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    NoneType: "nothing",
+}
+
+
+def _scalar(kind: Any, value: Any) -> Any:
+    """The value as a scalar annotation takes it, or ValueError."""
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        number = float(value)  # text counts: `1e-4` is text in YAML 1.1
+        if not math.isnan(number) and not (isinstance(value, str) and math.isinf(number)):
+            return number
+    elif kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif type(value) is kind:
+        return value
+    raise ValueError(value)
+
+
+def _kind(annotation: Any) -> Any:
+    return get_origin(annotation) or annotation
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    try:
+        _scalar(kind, value)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _fits(given: _Given, annotation: Any) -> bool:
+    """Whether a member of a union is meant, seen from outside."""
+    kind, value = _kind(annotation), given.value
+    if kind in _SCALARS:
+        return _takes(kind, value)
+    if kind is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
+    if kind is Component:
+        return isinstance(value, dict | Component) or (isinstance(value, str) and not _takes(float, value))
+    if kind is tuple:
+        return isinstance(value, list)
+    return kind is Any or isinstance(value, dict) or (inspect.isclass(kind) and isinstance(value, kind))
+
+
+def _in_words(annotation: Any) -> str:
+    kind, members = _kind(annotation), get_args(annotation)
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if kind in (Union, UnionType):
+        return " or ".join(_in_words(member) for member in members)
+    if kind is Literal:
+        return f"a choice ({', '.join(map(str, members))})"
+    if kind is Component:
+        return f"a {members[0].__name__} ({', '.join(_choices(members[0]))})"
+    if kind is tuple:
+        return "a list" if not members or members[-1] is Ellipsis else f"a list of {len(members)}"
+    return "a value" if kind is Any else "a mapping"
+
+
+def _frozen(given: _Given) -> Any:
+    if isinstance(given.value, dict):
+        return FrozenDict({name: _frozen(item) for name, item in given.value.items()})
+    if isinstance(given.value, list):
+        return tuple(_frozen(item) for item in given.value)
+    is_number = re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+", given.plain)
+    return float(given.plain) if is_number else given.value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+class _Reader:
+    """Reads what was given as what the annotations ask for, and gathers all that is wrong.
+
+    A method whose value is wrong notes the problem and returns None, which `finish` keeps from ever being used.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.readers: dict[Any, Callable[[_Given, Any, str], Any]] = {
+            Component: self._component,
+            Union: self._union,
+            UnionType: self._union,
+            Literal: self._literal,
+            tuple: self._tuple,
+            dict: self._dict,
+            Mapping: self._dict,
+        }
+
+    def finish(self, settings: Any) -> Any:
+        if self.problems:
+            raise ConfigError("\n".join(dict.fromkeys(self.problems)))
+        return settings
+
+    def read(self, given: _Given, annotation: Any, path: str) -> Any:
+        kind = _kind(annotation)
+        if kind is Any:
+            return _frozen(given)
+        if kind in _SCALARS:
+            return _scalar(kind, given.value) if _takes(kind, given.value) else self._expected(given, kind, path)
+        if kind in self.readers and annotation is not Component:
+            return self.readers[kind](given, annotation, path)
+        if inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind is not Component:
+            return self._dataclass(given, kind, path)
+        return self._complain(given, path, f"its signature asks for {annotation}, which no recipe can say")
+
+    def _complain(self, given: _Given, path: str, message: str) -> None:
+        self.problems.append(": ".join(part for part in (given.where, path, message) if part))
+
+    def _expected(self, given: _Given, annotation: Any, path: str) -> None:
+        self._complain(given, path, f"expected {_in_words(annotation)}, got {given}")
+
+    def _union(self, given: _Given, annotation: Any, path: str) -> Any:
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        if given.value is None and NoneType in get_args(annotation):
+            return None
+        # the narrower reading first: text names a part before it is taken as mere text
+        members.sort(key=lambda member: {Literal: 0, str: 2, Path: 2}.get(_kind(member), 1))
+        fitting = [member for member in members if _fits(given, member)]
+        if not fitting and len(members) > 1:
+            return self._expected(given, annotation, path)
+        return self.read(given, (fitting or members)[0], path)
+
+    def _literal(self, given: _Given, annotation: Any, path: str) -> Any:
+        if _fits(given, annotation):
+            return given.value
+        choices = [str(choice) for choice in get_args(annotation)]
+        if isinstance(given.value, str):
+            return self._complain(given, path, _unknown("a choice", choices, given.value))
+        return self._expected(given, annotation, path)
+
+    def _tuple(self, given: _Given, annotation: Any, path: str) -> Any:
+        members = get_args(annotation) or (Any, ...)
+        if not isinstance(given.value, list):
+            return self._expected(given, annotation, path)
+        if members[-1] is Ellipsis:
+            members = members[:1] * len(given.value)
+        if len(members) != len(given.value):
+            return self._complain(given, path, f"expected {len(members)} values, got {len(given.value)}")
+        pairs = enumerate(zip(given.value, members, strict=True))
+        return tuple(self.read(item, member, f"{path}[{index}]") for index, (item, member) in pairs)
+
+    def _dict(self, given: _Given, annotation: Any, path: str) -> Any:
+        if not isinstance(given.value, dict):
+            return self._expected(given, annotation, path)
+        member = (get_args(annotation) or (str, Any))[1]
+        return FrozenDict({name: self.read(item, member, _join(path, name)) for name, item in given.value.items()})
+
+    def _dataclass(self, given: _Given, kind: type, path: str) -> Any:
+        if isinstance(given.value, kind):  # a default: its own defaults may be short forms still
+            kind = type(given.value)
+            names = [name for name, parameter in _parameters(kind).items() if not parameter.wired]
+            given = _given({name: getattr(given.value, name) for name in names}, given.where)
+        if not isinstance(given.value, dict):
+            return self._expected(given, kind, path)
+        return self._call(given, kind, path, self._settings(given, kind, path))
+
+    def _component(self, given: _Given, annotation: Any, path: str) -> Any:
+        contract = get_args(annotation)[0]
+        if isinstance(given.value, Component):
+            fits = issubclass(given.value.target, contract)
+            return given.value if fits else self._expected(given, annotation, path)
+        inside = given.value if isinstance(given.value, dict) else {"type": given}
+        name = inside.get("type", _Given(None, given.where))
+        path_of_name = path if name is given else _join(path, "type")
+        if not isinstance(name.value, str):
+            return self._expected(name, annotation, path_of_name)
+        try:
+            target = _find_part(name.value, contract)
+        except ConfigError as error:
+            return self._complain(name, path_of_name, str(error))
+        rest = {key: item for key, item in inside.items() if key != "type"}
+        settings = self._settings(dataclasses.replace(given, value=rest), target, path)
+        if settings is None:
+            return None
+        if dataclasses.is_dataclass(target) and not any(part.wired for part in _parameters(target).values()):
+            self._call(given, target, path, settings)  # it can be made right here, so its own checks speak now
+        return Component(target, settings, name.value, f"{given.where}: {path}" if given.where else "")
+
+    def _call(self, given: _Given, kind: type, path: str, settings: dict[str, Any] | None) -> Any:
+        if settings is None:
+            return None
+        try:
+            return kind(**settings)
+        except ValueError as error:
+            return self._complain(given, path, str(error))
+
+    def _settings(self, given: _Given, kind: type, path: str) -> dict[str, Any] | None:
+        """All keyword-only parameters of the class, given or by default; None if there was a problem."""
+        before, parameters = len(self.problems), _parameters(kind)
+        settings = {name: parameter for name, parameter in parameters.items() if not parameter.wired}
+        for name in [name for name in given.value if name not in settings]:
+            message = _unknown(f"a setting of {kind.__name__}", list(settings), name)
+            message = f"{name!r} is set by the program, not by the recipe" if name in parameters else message
+            self._complain(given.value[name], _join(path, name), message)
+        values = {}
+        for name, parameter in settings.items():
+            item = given.value.get(name)
+            if item is None and parameter.default is None:
+                words = _in_words(parameter.annotation)
+                self._complain(given, _join(path, name), f"missing; expected {words}")
+                continue
+            item = item or _given(parameter.default() if parameter.default else None, given.where)
+            values[name] = self.read(item, parameter.annotation, _join(path, name))
+        return values if len(self.problems) == before else None

@@ -1,0 +1,189 @@
+"""One source of a run: a split of a data set, laid out into bins of rows and read by position."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mmpt import randomness
+from mmpt.config import Component, component
+from mmpt.data.layouts import Layout, Pieces
+from mmpt.data.manifest import Manifest, load_manifest
+from mmpt.data.reader import Reader
+from mmpt.encoders import Modality
+from mmpt.errors import ConfigError, DataError
+from mmpt.tokens import Content
+
+UID_SHIFT = 40  # a uid is source << 40 | row: a million million rows a source
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """One data set of a run's mixture.
+
+    Args:
+        shards: the folder with tars and manifest.
+        streams: which of the recipe's streams its samples feed, in one sequence.
+        weight: share of the steps, relative to the other sources'.
+        split: of the data set.
+        layout: how samples become rows.
+    """
+
+    shards: Path
+    streams: tuple[str, ...]
+    weight: float = 1.0
+    split: str = "train"
+    layout: Component[Layout] = component(Layout, "samples")
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise ValueError("streams: expected at least one stream")
+        if self.weight <= 0:
+            raise ValueError(f"weight: expected a positive number, got {self.weight}")
+
+
+class Skip(NamedTuple):
+    """A sample that could not be read, and why (the reason names shard and member)."""
+
+    source: str
+    key: str
+    reason: str
+
+
+class Rows(NamedTuple):
+    """Contents of the streams of some rows, before they go to a device."""
+
+    streams: dict[str, Content]
+    uid: torch.Tensor
+    epoch: torch.Tensor
+    skips: list[Skip]
+    samples: int
+
+
+class Source:
+    """Bins by number: bin g of the run is bin perm(epoch)[g % num_bins] of epoch g // num_bins."""
+
+    def __init__(
+        self, name: str, number: int, settings: SourceSettings, modalities: Mapping[str, Modality], seed: int
+    ) -> None:
+        manifest = load_manifest(settings.shards)
+        self.name, self.number, self.seed = name, number, seed
+        self.modalities = {stream: modalities[stream] for stream in settings.streams}
+        for stream, modality in self.modalities.items():
+            _check_field(name, manifest, stream, modality)
+        self.fingerprint = manifest.fingerprint()
+        self.reader = Reader(manifest, list(settings.streams))
+        self.samples = manifest.split_rows(settings.split)
+        self.pieces = self._cut(manifest)
+        self.plan = settings.layout.build().plan(self.pieces, seed)
+        if self.plan.row_size is not None and len(self.modalities) > 1:
+            raise ConfigError(f"data.sources.{name}.layout: documents of one stream can be packed, joint samples can't")
+        self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def _cut(self, manifest: Manifest) -> Pieces:
+        """Pieces of every sample; a joint sample is one piece, cut where its streams end."""
+        if len(self.modalities) == 1:
+            ((stream, modality),) = self.modalities.items()
+            lengths = manifest.lengths(stream)[self.samples].tolist()
+            cut = [(s, *piece) for s, n in zip(self.samples.tolist(), lengths, strict=True) for piece in modality.pieces(n)]
+            tokens = [modality.num_tokens(start, stop) for _, start, stop in cut]
+        else:
+            cut = [(sample, 0, 0) for sample in self.samples.tolist()]
+            tokens = self._joint_tokens(manifest)
+        if not cut:
+            raise DataError(f"{manifest.folder}: no sample of the split has a field {' or '.join(self.modalities)}")
+        sample, start, stop = np.asarray(cut, dtype=np.int64).T
+        return Pieces(sample, start, stop, np.asarray(tokens, dtype=np.int64))
+
+    def _joint_tokens(self, manifest: Manifest) -> list[int]:
+        totals = np.zeros(len(self.samples), dtype=np.int64)
+        for stream, modality in self.modalities.items():
+            for row, length in enumerate(manifest.lengths(stream)[self.samples].tolist()):
+                totals[row] += modality.num_tokens(0, min(length, modality.limit)) if length else 0
+        return totals.tolist()
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Useful tokens, specials included."""
+        return int(self.pieces.tokens.sum())
+
+    def rows(self, bins: list[int]) -> Rows:
+        """Read and collate the bins with these run-wide numbers."""
+        epochs, numbers = np.divmod(np.asarray(bins), self.plan.num_bins)
+        chosen = [
+            (int(epoch), row)
+            for epoch, number in zip(epochs, numbers, strict=True)
+            for row in self.plan.rows(self._shuffled(int(epoch))[number])
+        ]
+        skips: list[Skip] = []
+        documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
+        samples = 0
+        uid = torch.tensor([self.number << UID_SHIFT | row for _, row in chosen])
+        epoch = torch.tensor([epoch for epoch, _ in chosen])
+        draws = row_draw(self.seed, epoch, uid).tolist()
+        for (_, row), draw in zip(chosen, draws, strict=True):
+            pieces = self.plan.pieces(row)
+            samples += len(pieces)
+            self._read_row(pieces, draw, documents, skips)
+        streams = {
+            name: modality.collate(documents[name], self.plan.row_size) for name, modality in self.modalities.items()
+        }
+        return Rows(streams, uid, epoch, skips, samples)
+
+    def _read_row(
+        self, pieces: np.ndarray, draw: int, documents: dict[str, list[list[np.ndarray]]], skips: list[Skip]
+    ) -> None:
+        row: dict[str, list[np.ndarray]] = {stream: [] for stream in self.modalities}
+        for piece in pieces:
+            sample = int(self.pieces.sample[piece])
+            try:
+                values = self.read_sample(sample, int(self.pieces.start[piece]), int(self.pieces.stop[piece]), draw)
+            except DataError as error:
+                skips.append(Skip(self.name, str(self.reader.key[sample]), str(error)))
+                continue
+            for stream, value in values.items():
+                row[stream].append(value)
+        for stream, value in row.items():
+            documents[stream].append(value)
+
+    def read_sample(self, sample: int, start: int, stop: int, draw: int | None) -> dict[str, np.ndarray]:
+        """Values of one piece by stream; streams that the sample lacks are left out."""
+        values = {}
+        for stream, value in self.reader.read(sample).items():
+            modality = self.modalities[stream]
+            try:
+                whole = len(self.modalities) > 1
+                values[stream] = modality.read(value, 0 if whole else start, modality.limit if whole else stop, draw)
+            except DataError as error:
+                raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
+        return values
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        if self._permutation[0] != epoch:
+            order = randomness.permutation(self.plan.num_bins, self.seed, self.number, epoch, "order")
+            self._permutation = (epoch, order.numpy())
+        return self._permutation[1]
+
+    def keys_of(self, row: int) -> list[str]:
+        """Keys of the samples in a row."""
+        return [str(self.reader.key[self.pieces.sample[piece]]) for piece in self.plan.pieces(row)]
+
+
+def row_draw(seed: int, epoch: torch.Tensor, uid: torch.Tensor) -> torch.Tensor:
+    """The key of every random number of a row, int64 (B)."""
+    start = torch.tensor(randomness.key(seed, "rows"), dtype=torch.int64)
+    return randomness.fold(randomness.fold(start, epoch), uid)
+
+
+def _check_field(source: str, manifest: Manifest, stream: str, modality: Modality) -> None:
+    if stream not in manifest.fields:
+        there = ", ".join(manifest.fields)
+        raise ConfigError(f"data.sources.{source}: {manifest.folder} has no field '{stream}'; it has {there}")
+    kind = manifest.fields[stream].kind
+    if kind != modality.kind:
+        raise ConfigError(
+            f"data.sources.{source}: field '{stream}' of {manifest.folder} is {kind}, but the recipe reads it as {modality.kind}"
+        )

@@ -1,0 +1,87 @@
+"""A modality: how one field of a sample becomes a stream of tokens. One file a modality."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmpt.tokens import Content, Tokens
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data sets say of a field: the same for all sources of a run.
+
+    Args:
+        folder: the data set or run that files named in `values` lie in.
+        values: the field's facts from the manifest.
+        statistics: what the builder measured.
+    """
+
+    folder: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Piece(NamedTuple):
+    """A stretch of one sample that becomes a document of a row; in the field's own units (text: tokens)."""
+
+    sample: int
+    start: int
+    stop: int
+
+
+class Encoder(nn.Module, ABC):
+    """Content of one modality -> tokens of width D."""
+
+    @abstractmethod
+    def forward(self, content: Content) -> Tokens:
+        """Tokens aligned with `content`; the trunk sets their stream."""
+
+    @abstractmethod
+    def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """Other content for every place, picked by numbers in (0, 1): what BERT calls a random token."""
+
+    @abstractmethod
+    def place_table(self, width: int) -> Float[Tensor, "N W"]:
+        """Fixed positions of every place at another width, for decoders."""
+
+
+class Modality(ABC):
+    """Raw field -> tokens. A frozen dataclass without weights: it pickles into the loader's workers.
+
+    The one positional field is `facts`; keyword-only fields are settings.
+    """
+
+    facts: Facts
+    kind: str  # the kind of field it reads, see mmpt.data.schema
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """The longest piece, in the field's units: where a joint sample is cut off."""
+
+    @abstractmethod
+    def pieces(self, length: int) -> list[tuple[int, int]]:
+        """How a field of this length is cut, in its own units."""
+
+    @abstractmethod
+    def num_tokens(self, start: int, stop: int) -> int:
+        """Tokens that such a piece takes in a row."""
+
+    @abstractmethod
+    def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:  # noqa: ANN401
+        """One decoded field -> values (N ...). `draw` keys the augmentation; None means none. Raises DataError."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
+        """Rows of documents -> one padded block; `size` fixes N. A row without documents is all padding."""
+
+    @abstractmethod
+    def encoder(self, width: int) -> Encoder:
+        """The module that embeds it, for a trunk of width D."""

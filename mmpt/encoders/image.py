@@ -1,0 +1,178 @@
+"""Images as square patches behind a class token (Dosovitskiy et al. 2020)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as Picture
+from torch import Tensor, nn
+
+from mmpt.encoders import Encoder, Facts, Modality
+from mmpt.errors import ConfigError
+from mmpt.randomness import fold, uniform
+from mmpt.tokens import Content, Tokens
+from mmpt.trunk.positions import sincos_2d
+
+
+@dataclass(frozen=True)
+class Image(Modality):
+    """A square RGB picture, cut into patches; token 0 is the class token, valid but never observed.
+
+    Args:
+        size: pixels of a side after resizing. patch: pixels of a patch's side; must divide size.
+        positions: the fixed two-dimensional sine-cosine table, or a learned one.
+        crop_scale: share of the picture's area that a random crop keeps in training, smallest and largest.
+        flip: mirror half of the pictures in training.
+    """
+
+    facts: Facts
+    size: int = field(default=224, kw_only=True)
+    patch: int = field(default=16, kw_only=True)
+    positions: Literal["sincos", "learned"] = field(default="sincos", kw_only=True)
+    crop_scale: tuple[float, float] = field(default=(1.0, 1.0), kw_only=True)
+    flip: bool = field(default=False, kw_only=True)
+    kind = "image"
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.size % self.patch:
+            raise ConfigError(f"patch: {self.patch} does not divide size {self.size}; choose a divisor of {self.size}")
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest <= 1:
+            raise ConfigError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {smallest} and {largest}")
+
+    @property
+    def side(self) -> int:
+        """Patches along one side."""
+        return self.size // self.patch
+
+    @property
+    def num_patches(self) -> int:
+        """Without the class token."""
+        return self.side**2
+
+    @property
+    def patch_numbers(self) -> int:
+        """P: numbers of a patch, by row, column and channel."""
+        return 3 * self.patch**2
+
+    def normalisation(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """Mean and standard deviation of each channel, of values in [0, 1], from the data set's statistics."""
+        mean = self.facts.statistics.get("mean", (0.5, 0.5, 0.5))
+        std = self.facts.statistics.get("std", (0.5, 0.5, 0.5))
+        return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32).clamp(min=1e-3)
+
+    @property
+    def limit(self) -> int:
+        """One picture."""
+        return 1
+
+    def pieces(self, length: int) -> list[tuple[int, int]]:
+        """Always the whole picture."""
+        return [(0, length)] if length else []
+
+    def num_tokens(self, start: int, stop: int) -> int:
+        """Class token and patches."""
+        return 1 + self.num_patches
+
+    def read(self, value: Picture.Image, start: int, stop: int, draw: int | None) -> np.ndarray:
+        """Patches with an empty one in front for the class token; uint8 (1 + N, P)."""
+        box = _centre_square(value.size) if draw is None else self._random_box(value.size, draw)
+        pixels = np.asarray(value.resize((self.size, self.size), Picture.Resampling.BICUBIC, box=box), dtype=np.uint8)
+        if draw is not None and self.flip and _number(draw, "flip") < 0.5:
+            pixels = pixels[:, ::-1]
+        grid = pixels.reshape(self.side, self.patch, self.side, self.patch, 3).transpose(0, 2, 1, 3, 4)
+        patches = grid.reshape(self.num_patches, self.patch_numbers)
+        return np.concatenate([np.zeros((1, self.patch_numbers), np.uint8), patches])
+
+    def _random_box(self, size: tuple[int, int], draw: int) -> tuple[float, float, float, float]:
+        smallest, largest = self.crop_scale
+        if largest == smallest == 1:
+            return _centre_square(size)
+        area = smallest + (largest - smallest) * _number(draw, "crop area")
+        ratio = np.exp(np.log(4 / 3) * (2 * _number(draw, "crop ratio") - 1))
+        width = min(size[0], (size[0] * size[1] * area * ratio) ** 0.5)
+        height = min(size[1], (size[0] * size[1] * area / ratio) ** 0.5)
+        left = (size[0] - width) * _number(draw, "crop left")
+        top = (size[1] - height) * _number(draw, "crop top")
+        return left, top, left + width, top + height
+
+    def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
+        """One picture a row; patches (B, 1 + N, P) uint8."""
+        shape = (len(rows), 1 + self.num_patches)
+        values = np.zeros((*shape, self.patch_numbers), np.uint8)
+        valid = np.zeros(shape, dtype=bool)
+        for number, row in enumerate(rows):
+            for patches in row:
+                values[number], valid[number] = patches, True
+        observed = valid.copy()
+        observed[:, 0] = False
+        place = np.broadcast_to(np.arange(shape[1]), shape).copy()
+        arrays = (values, valid, observed, np.zeros(shape, np.int64), place)
+        full = bool(valid.all())
+        tensors = (torch.from_numpy(array) for array in arrays)
+        return Content(*tensors, full=full, observed_count=self.num_patches if full else None)
+
+    def encoder(self, width: int) -> "ImageEncoder":
+        """A linear map of patches, a class token and positions."""
+        return ImageEncoder(self, width)
+
+
+def _centre_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    side = min(size)
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    return left, top, left + side, top + side
+
+
+def _number(draw: int, purpose: str) -> float:
+    return float(uniform(fold(torch.tensor(draw, dtype=torch.int64), purpose)))
+
+
+def normalise(
+    patches: UInt8[Tensor, "*rows P"], mean: Float[Tensor, " 3"], std: Float[Tensor, " 3"]
+) -> Float[Tensor, "*rows P"]:
+    """Bytes -> values of mean 0 and standard deviation 1 over the data set, channel by channel."""
+    pixels = patches.unflatten(-1, (-1, 3)).to(mean.dtype) / 255
+    return ((pixels - mean) / std).flatten(-2)
+
+
+class ImageEncoder(Encoder):
+    """Patches -> tokens; a hidden patch's pixels reach no other token."""
+
+    def __init__(self, image: Image, width: int) -> None:
+        super().__init__()
+        mean, std = image.normalisation()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.projection = nn.Linear(image.patch_numbers, width)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.class_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.side = image.side
+        table = self.place_table(width)
+        self.learned = image.positions == "learned"
+        if self.learned:
+            self.position = nn.Parameter(torch.randn_like(table) * 0.02)
+        else:
+            self.register_buffer("position", table, persistent=False)
+
+    def forward(self, content: Content) -> Tokens:
+        """Patches (B, 1 + N, P) -> tokens (B, 1 + N, D)."""
+        patches = self.projection(normalise(content.values[:, 1:], self.mean, self.std))  # B N D
+        first = self.class_token.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        x = torch.cat([first, patches], dim=1)
+        position = self.position.to(x.dtype).expand_as(x)
+        nowhere = torch.zeros_like(content.place)
+        return Tokens(x, position, nowhere, content.valid, content.segment, nowhere, content.full)
+
+    def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """Another patch of the same picture."""
+        index = 1 + (choice * (content.values.shape[1] - 1)).long()
+        chosen = content.values.gather(1, index.unsqueeze(2).expand_as(content.values))
+        return self.projection(normalise(chosen, self.mean, self.std))
+
+    def place_table(self, width: int) -> Float[Tensor, "N W"]:
+        """Two-dimensional sine-cosine, zeros for the class token."""
+        return torch.cat([torch.zeros(1, width), sincos_2d(self.side, self.side, width)])

@@ -1,0 +1,66 @@
+"""The method on one page: embed -> hide -> show -> mix -> predict -> score."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmpt.encoders import Modality
+from mmpt.objectives import Hidden, Objective, Step
+from mmpt.tokens import Batch, Tokens, concatenate
+from mmpt.trunk import Trunk
+
+
+class Backbone(nn.Module):
+    """What pretraining is for: one encoder a modality and the trunk they share.
+
+    Args:
+        modalities: by stream name; their order numbers the streams.
+        trunk: of the width that all encoders embed to.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality], trunk: Trunk) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: modality.encoder(trunk.width) for name, modality in modalities.items()})
+        self.trunk = trunk
+        self.numbers = {name: number for number, name in enumerate(modalities)}
+
+    def embed(self, batch: Batch) -> dict[str, Tokens]:
+        """Every stream that the batch has, as tokens."""
+        embedded = {name: self.encoders[name](batch.streams[name]) for name in self.numbers if name in batch.streams}
+        return {
+            name: tokens._replace(stream=tokens.stream.new_full(tokens.stream.shape, self.numbers[name]))
+            for name, tokens in embedded.items()
+        }
+
+    def mix(self, streams: dict[str, Tokens], draw: Int[Tensor, " B"]) -> tuple[Tokens, Float[Tensor, ""]]:
+        """Streams side by side through the trunk, once; returns the sequence with latents as its content."""
+        tokens = concatenate(list(streams.values()))
+        output = self.trunk(tokens, draw)
+        return tokens._replace(x=output.latents), output.balance
+
+    def forward(self, batch: Batch) -> dict[str, Tokens]:
+        """Latents of every stream with nothing hidden: what downstream work uses."""
+        embedded = self.embed(batch)
+        latents, _ = self.mix(embedded, batch.draw)
+        sizes = [tokens.x.shape[1] for tokens in embedded.values()]
+        split = zip(embedded.items(), latents.x.split(sizes, dim=1), strict=True)
+        return {name: tokens._replace(x=x) for (name, tokens), x in split}
+
+
+class MaskedModel(nn.Module):
+    """Backbone and objective: what DeepSpeed wraps."""
+
+    def __init__(self, backbone: Backbone, objective: Objective) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.objective = objective
+
+    def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
+        """What the step hides; comes first, so that ranks can add up the denominators of their losses."""
+        return self.objective.hide(batch, progress)
+
+    def forward(self, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
+        """Losses of one micro-batch, as sums."""
+        step = self.objective(self.backbone, batch, hidden, progress)
+        return step._replace(balance=step.balance + 0.0 * self.objective.touch(self.backbone, batch))

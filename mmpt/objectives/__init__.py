@@ -1,0 +1,74 @@
+"""Objectives: what a step of pretraining does. Most methods are settings of `masked_prediction`."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmpt.tokens import Batch
+
+if TYPE_CHECKING:
+    from mmpt.model import Backbone
+
+
+class Hidden(NamedTuple):
+    """What a step hides, decided before anything is computed, so that all ranks know the denominators of their losses."""
+
+    hidden: Bool[Tensor, "B N"]
+    scored: Bool[Tensor, "B N"]
+    count: int | None  # hidden tokens of every row, where fixed
+    denominator: Float[Tensor, ""]  # what this micro-batch adds to the loss's global denominator
+
+
+class Loss(NamedTuple):
+    """One objective's loss on a micro-batch, as a sum; rows holds the sum of each row."""
+
+    total: Float[Tensor, ""]
+    rows: Float[Tensor, " B"]
+
+
+class Step(NamedTuple):
+    """What the forward pass gives: sums of losses by objective, and figures for the log as (sum, count)."""
+
+    losses: dict[str, Loss]
+    balance: Float[Tensor, ""]
+    metrics: dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]
+
+
+class Prediction(NamedTuple):
+    """A stream's predictions, for inspection: what was hidden and what was made of it."""
+
+    hidden: Bool[Tensor, "B N"]
+    prediction: Float[Tensor, "M P"]
+    row: Int[Tensor, " M"]
+    index: Int[Tensor, " M"]
+
+
+class Objective(nn.Module, ABC):
+    """Built with the backbone and its modalities."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, float]:
+        """The share of every loss in the total, by name."""
+
+    @abstractmethod
+    def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
+        """What is hidden of each stream in the batch; no gradients, no weights."""
+
+    @abstractmethod
+    def forward(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
+        """The losses of one micro-batch."""
+
+    @abstractmethod
+    def touch(self, backbone: "Backbone", batch: Batch) -> Float[Tensor, ""]:
+        """A number that depends on all weights of the streams that the batch lacks, computed on padding alone.
+
+        Times zero it joins the loss, so that every weight has a gradient in every step: ZeRO-3 would reuse the last step's
+        for one that has none, and ranks would wait for each other if they differed.
+        """
+
+    @abstractmethod
+    def predict(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
+        """The predictions alone, for reports."""
+

@@ -1,0 +1,184 @@
+"""Masked prediction: hide part of every stream and predict it from the rest; a method is a choice of parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from mmpt.config import Component
+from mmpt.encoders import Modality
+from mmpt.errors import ConfigError
+from mmpt.model import Backbone
+from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
+from mmpt.objectives.context import context_of
+from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.masking.algebra import Masking, MaskingSettings
+from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.targets import Target
+from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """The five answers for one stream.
+
+    Args:
+        masking: which tokens are hidden.
+        corruption: what is shown instead.
+        predictor: who predicts.
+        target: what, and how wrong it is.
+        weight: of this loss in the sum.
+        average: what a loss is divided by: `scored` tokens of the global batch (BERT, MAE), all `valid` tokens, or each
+            `sample`'s own scored tokens first and then the samples.
+    """
+
+    masking: MaskingSettings
+    corruption: Component[Corruption]
+    predictor: Component[Predictor]
+    target: Component[Target]
+    weight: float = 1.0
+    average: Literal["scored", "valid", "sample"] = "scored"
+
+
+class StreamObjective(nn.Module):
+    """One stream's parts, wired."""
+
+    def __init__(self, name: str, modality: Modality, backbone: Backbone, settings: StreamSettings) -> None:
+        super().__init__()
+        self.name, self.average, self.weight = name, settings.average, settings.weight
+        encoder, width = backbone.encoders[name], backbone.trunk.width
+        self.masking = Masking(modality, settings.masking)
+        self.corruption = settings.corruption.build(width)
+        self.target = settings.target.build(modality)
+        self.predictor = settings.predictor.build(encoder, width, self.target.size)
+        if self.corruption.drops and not self.predictor.mixes_tokens:
+            raise ConfigError(
+                f"objective.streams.{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor "
+                f"'{settings.predictor.name}' can't place them either; use corruption=replace, or predictor=decoder"
+            )
+
+    def hide(self, context: StreamContext) -> Hidden:
+        """The mask, and this micro-batch's part of the denominator."""
+        hidden = self.masking(context)
+        count = self.masking.count(context.content, context.progress)
+        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content))
+
+    def _denominator(self, scored: Bool[Tensor, "B N"], content: Content) -> Float[Tensor, ""]:
+        if self.average == "valid":
+            return content.valid.sum().float()
+        return scored.sum().float() if self.average == "scored" else scored.any(1).sum().float()
+
+    def loss(
+        self, prediction: Float[Tensor, "M P"], target: Shaped[Tensor, "M ..."], scored: Scored
+    ) -> tuple[Loss, Float[Tensor, ""]]:
+        """The sum that the denominator divides, and the plain sum over tokens for the log."""
+        each = self.target.loss(prediction, target)
+        rows = scored.valid.shape[0]
+        row = flatten(torch.arange(rows, device=each.device).unsqueeze(1).expand(scored.valid.shape), scored)
+        weighted = each
+        if self.average == "sample":
+            weighted = each / scored.valid.sum(1).clamp(min=1)[row]
+        return Loss(weighted.sum(), each.new_zeros(rows).index_add(0, row, each.detach())), each.detach().sum()
+
+
+class MaskedPrediction(Objective):
+    """Hide, show, mix, predict, score: every stream with its own parts, all streams in one sequence.
+
+    Args:
+        streams: the parts of every stream of the recipe.
+    """
+
+    def __init__(
+        self, backbone: Backbone, modalities: Mapping[str, Modality], *, streams: dict[str, StreamSettings]
+    ) -> None:
+        super().__init__()
+        for name in modalities:
+            if name not in streams:
+                raise ConfigError(f"objective.streams: stream '{name}' of the recipe has no entry; add one")
+        for name in streams:
+            if name not in modalities:
+                raise ConfigError(f"objective.streams.{name}: no such stream; the recipe has {', '.join(modalities)}")
+        self.modalities = dict(modalities)
+        self.streams = nn.ModuleDict(
+            {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
+        )
+
+    def weights(self) -> dict[str, float]:
+        """As set, by stream."""
+        return {name: stream.weight for name, stream in self.streams.items()}
+
+    @torch.no_grad()
+    def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
+        """Every stream that the batch has."""
+        return {name: self.streams[name].hide(context_of(batch, name, progress)) for name in batch.streams}
+
+    def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
+        """Sums of losses over the scored tokens of each stream."""
+        latents, balance = self._latents(backbone, batch, hidden, progress)
+        losses, metrics = {}, {}
+        for name, latent in latents.items():
+            part, context = self.streams[name], context_of(batch, name, progress)
+            scored = score(hidden[name].scored, hidden[name].count)
+            prediction = part.predictor(latent, context.content, scored)
+            target = part.target(context)
+            losses[name], plain = part.loss(prediction, flatten(_gather_any(target, scored), scored), scored)
+            metrics[f"{name}/loss"] = plain, scored.valid.sum()
+        return Step(losses, balance, metrics)
+
+    def _latents(
+        self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float
+    ) -> tuple[dict[str, Latents], Float[Tensor, ""]]:
+        tokens = backbone.embed(batch)
+        shown = {}
+        for name, embedded in tokens.items():
+            content = batch.streams[name]
+            context = context_of(batch, name, progress)._replace(
+                hidden_count=hidden[name].count,
+                substitute=lambda choice, name=name, content=content: backbone.encoders[name].substitute(content, choice),
+            )
+            shown[name] = self.streams[name].corruption(embedded, hidden[name].hidden, context)
+        every, balance = backbone.mix({name: part.tokens for name, part in shown.items()}, batch.draw)
+        sizes = [part.index.shape[1] for part in shown.values()]
+        split = dict(zip(shown, every.x.split(sizes, dim=1), strict=True))
+        return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance
+
+    def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
+        """One row of padding through encoder, corruption and predictor of every absent stream; the trunk has run anyway."""
+        total = batch.draw.new_zeros((), dtype=torch.float32)
+        for name in self.streams:
+            if name not in batch.streams:
+                total = total + self._touch(backbone, name, batch.draw[:1])
+        return total
+
+    def _touch(self, backbone: Backbone, name: str, draw: Int[Tensor, " 1"]) -> Float[Tensor, ""]:
+        part, encoder = self.streams[name], backbone.encoders[name]
+        padding = self.modalities[name].collate([[]], None)
+        content = Content(*(tensor.to(draw.device) for tensor in padding[:5]))
+        tokens = encoder(content)
+        context = StreamContext(content, draw, 1.0, substitute=lambda choice: encoder.substitute(content, choice))
+        shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
+        latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
+        prediction = part.predictor(latents, content, score(content.valid, None))
+        return prediction.float().sum() + shown.tokens.x.float().sum() + tokens.position.float().sum()
+
+    @torch.no_grad()
+    def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
+        """For each stream of the batch."""
+        latents, _ = self._latents(backbone, batch, hidden, progress=1.0)
+        result = {}
+        for name, latent in latents.items():
+            scored = score(hidden[name].scored, hidden[name].count)
+            prediction = self.streams[name].predictor(latent, batch.streams[name], scored)
+            rows = torch.arange(len(batch.uid), device=prediction.device).unsqueeze(1).expand(scored.index.shape)
+            result[name] = Prediction(
+                hidden[name].hidden, prediction, flatten(rows, scored), flatten(scored.index, scored)
+            )
+        return result
+
+
+def _gather_any(values: Shaped[Tensor, "B N ..."], scored: Scored) -> Shaped[Tensor, "B Q ..."]:
+    rows = torch.arange(values.shape[0], device=values.device).unsqueeze(1)
+    return values[rows, scored.index]

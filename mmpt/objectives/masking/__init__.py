@@ -1,0 +1,1 @@
+"""Which tokens are hidden: ratio x unit x importance."""

@@ -1,0 +1,113 @@
+"""Masking = ratio x unit x importance: one weighted draw of units without replacement."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmpt.config import Component, component
+from mmpt.encoders import Modality
+from mmpt.objectives.masking.importance import Importance
+from mmpt.objectives.masking.ratio import Ratio
+from mmpt.objectives.masking.unit import Unit
+from mmpt.randomness import uniform, uniform_rows
+from mmpt.randomness import fold as fold_key
+from mmpt.tokens import Content, StreamContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingSettings:
+    """Settings of a stream's masking.
+
+    Args:
+        ratio: share of the maskable tokens that is hidden; a number, or a part.
+        unit: what is hidden together.
+        importance: where hiding is preferred.
+        rounding: `up` hides what MAE hides, n - floor(n (1 - ratio)); `dither` rounds up or down at random so that the
+            expected number is exactly ratio x n.
+    """
+
+    ratio: float | Component[Ratio]
+    unit: Component[Unit] = component(Unit, "token")
+    importance: Component[Importance] = component(Importance, "uniform")
+    rounding: Literal["up", "dither"] = "up"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ratio, float | int) and not 0 < self.ratio < 1:
+            raise ValueError(f"ratio: expected a share between 0 and 1, got {self.ratio}")
+
+
+class Masking(torch.nn.Module):
+    """Draws which tokens of a stream are hidden: valid and observed ones only, at least one a row that has any."""
+
+    def __init__(self, modality: Modality, settings: MaskingSettings) -> None:
+        super().__init__()
+        ratio = settings.ratio
+        chosen = component(Ratio, "constant", value=ratio) if isinstance(ratio, float | int) else ratio
+        self.ratio = chosen.build()
+        self.unit = settings.unit.build(modality)
+        self.importance = settings.importance.build(modality)
+        self.rounding = settings.rounding
+
+    @torch.no_grad()
+    def forward(self, context: StreamContext) -> Bool[Tensor, "B N"]:
+        """The hidden tokens."""
+        maskable = context.content.valid & context.content.observed
+        share = self.ratio.share(context.draw, context.progress)
+        budget = self._budget(share, maskable.sum(1), context.draw)
+        units = self.unit.units(context)
+        return choose_units(units, maskable, budget, self.importance.weight(context), context.draw)
+
+    def count(self, content: Content, progress: float) -> int | None:
+        """Hidden tokens of every row, where settings and rows fix it: no look at the device is needed."""
+        share = self.ratio.constant(progress)
+        known = content.observed_count if self.unit.single and self.rounding == "up" else None
+        if share is None or known is None:
+            return None
+        one = torch.tensor([known])
+        return int(_within(_rounded_up(torch.tensor([share], dtype=torch.float64), one), one))
+
+    def _budget(
+        self, share: Float[Tensor, " B"], maskable: Int[Tensor, " B"], draw: Int[Tensor, " B"]
+    ) -> Int[Tensor, " B"]:
+        if self.rounding == "up":
+            return _within(_rounded_up(share, maskable), maskable)
+        return _within((share * maskable + uniform(fold_key(draw, "dither"))).floor().long(), maskable)
+
+
+def _rounded_up(share: Float[Tensor, " B"], maskable: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    # The small number keeps 10 (1 - 0.9) = 0.9999... from losing a token.
+    return maskable - (maskable * (1 - share) + 1e-9).floor().long()
+
+
+def _within(budget: Int[Tensor, " B"], maskable: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """At least one hidden and, where there are two, at least one left; none in a row that has none."""
+    return budget.clamp(min=1).minimum((maskable - 1).clamp(min=1)) * (maskable > 0)
+
+
+def choose_units(
+    units: Int[Tensor, "B N"],
+    maskable: Bool[Tensor, "B N"],
+    budget: Int[Tensor, " B"],
+    weight: Float[Tensor, "B N"] | None,
+    draw: Int[Tensor, " B"],
+) -> Bool[Tensor, "B N"]:
+    """Units drawn without replacement, in proportion to their weight, until the budget of tokens is met.
+
+    Gumbel top-k (Kool et al. 2019): the largest of log weight + Gumbel noise. A unit larger than what is left is taken
+    when more than half of it still fits, so that the number of hidden tokens is right on average.
+    """
+    size = torch.zeros_like(units).scatter_add(1, units, maskable.long())
+    noise = -(-uniform_rows(draw, units.shape[1], "mask").log()).log()
+    if weight is not None:
+        total = torch.zeros_like(weight).scatter_add(1, units, weight * maskable)
+        noise = noise + (total / size.clamp(min=1)).clamp(min=1e-300).log()
+    order = noise.masked_fill(size == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ordered = size.gather(1, order)
+    before = ordered.cumsum(1) - ordered
+    chosen = (2 * before + ordered <= 2 * budget.unsqueeze(1)) & (ordered > 0)
+    chosen[:, 0] = budget > 0
+    hidden_units = torch.zeros_like(chosen).scatter(1, order, chosen)
+    return hidden_units.gather(1, units) & maskable

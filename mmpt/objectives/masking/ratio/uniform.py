@@ -1,0 +1,24 @@
+"""A share drawn anew for every row, as masked diffusion models do (Sahoo et al. 2024, section 3)."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmpt import randomness
+from mmpt.errors import ConfigError
+from mmpt.objectives.masking.ratio import Ratio
+
+
+class UniformRatio(Ratio):
+    """Uniform between `low` and `high`."""
+
+    def __init__(self, *, low: float = 0.0, high: float = 1.0) -> None:
+        if not 0 <= low < high <= 1:
+            raise ConfigError(f"low, high: expected 0 <= low < high <= 1, got {low} and {high}")
+        self.low, self.high = low, high
+
+    def share(self, draw: Int[Tensor, " B"], progress: float) -> Float[Tensor, " B"]:
+        """One draw a row."""
+        return self.low + (self.high - self.low) * randomness.uniform(randomness.fold(draw, "ratio"))
+
+    def constant(self, progress: float) -> None:
+        """Rows differ."""

@@ -1,0 +1,136 @@
+"""What stands in a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmpt.config import Component
+from mmpt.data.source import SourceSettings
+from mmpt.encoders import Modality
+from mmpt.objectives import Objective
+from mmpt.trunk import Trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What a run reads.
+
+    Args:
+        sources: data sets by name; every step draws one of them, on all ranks.
+        batch_size: bins of a global batch: samples, packed rows, or token budgets, as the source's layout says.
+        micro_batch_size: bins that a device holds at once; None means its whole share of the batch.
+        workers: loader processes a rank.
+        max_bad_share: share of unreadable samples past which the run stops.
+        max_bad_in_a_row: unreadable samples in a row after which it stops.
+    """
+
+    sources: dict[str, SourceSettings]
+    batch_size: int
+    micro_batch_size: int | None = None
+    workers: int = 1
+    max_bad_share: float = 0.01
+    max_bad_in_a_row: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: expected at least one data set")
+        for name in ("batch_size", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.workers < 0:
+            raise ValueError(f"workers: expected 0 or more, got {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov and Hutter 2017) and its learning rate.
+
+    Args:
+        learning_rate: the peak. betas, eps, weight_decay: of AdamW; only matrices decay.
+        schedule: shape after the warm-up. warmup_steps: of linear rise from 0.
+        final_share: of the peak, at the last step (cosine and linear).
+        clip_norm: of the gradient over all parameters; 0 clips nothing.
+    """
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
+    warmup_steps: int = 0
+    final_share: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "final_share"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a run goes.
+
+    Args:
+        steps: optimiser steps.
+        optimizer: AdamW's settings.
+        seed: of weights, order, masks and everything else that is drawn.
+        precision: `bf16` through autocast where the device has it, or `fp32`; `auto` takes bf16 on CUDA devices that have it.
+        log_every: steps between lines of metrics.
+        save_every: steps between checkpoints. keep_last: how many of the newest stay.
+        keep_every: checkpoints at multiples of this many steps stay for good; 0 keeps none.
+        max_nonfinite: skipped updates in a row after which the run stops.
+        balance_weight: of the balance losses of feed-forwards that route.
+    """
+
+    steps: int
+    optimizer: OptimizerSettings
+    seed: int = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    log_every: int = 10
+    save_every: int = 500
+    keep_last: int = 2
+    keep_every: int = 0
+    max_nonfinite: int = 10
+    balance_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.optimizer.warmup_steps > self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps: {self.optimizer.warmup_steps} steps of warm-up in a run of {self.steps}; "
+                "the peak would never be reached"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run, whole.
+
+    Args:
+        streams: the modalities, by the name of the field they read.
+        trunk: what they share.
+        objective: what a step does.
+        data: what is read. training: how long and how.
+        deepspeed: DeepSpeed's own configuration, passed through; what mmpt fills in may not stand here.
+    """
+
+    streams: dict[str, Component[Modality]]
+    trunk: Component[Trunk]
+    objective: Component[Objective]
+    data: DataSettings
+    training: TrainingSettings
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, source in self.data.sources.items():
+            for stream in source.streams:
+                if stream not in self.streams:
+                    raise ValueError(
+                        f"data.sources.{name}.streams: no stream '{stream}'; the recipe has {', '.join(self.streams)}"
+                    )

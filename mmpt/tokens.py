@@ -1,0 +1,139 @@
+"""What flows between the parts, and the few operations that move tokens about.
+
+The axes, for the whole package: B samples (rows), N tokens of a stream, S tokens of all streams, K shown tokens, Q scored
+tokens of a row, M scored tokens of the batch (flat), D width, H heads, E experts, V vocabulary or codebook, P numbers of
+a patch, T time samples, C channels or leads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+class Content(NamedTuple):
+    """One modality of a batch, as collated."""
+
+    values: Shaped[Tensor, "B N ..."]
+    valid: Bool[Tensor, "B N"]  # not padding and not absent
+    observed: Bool[Tensor, "B N"]  # a measurement stands here; class and separator tokens are valid but not observed
+    segment: Int[Tensor, "B N"]  # which document of a packed row; attention stays inside one
+    place: Int[Tensor, "B N"]  # position inside the document
+    full: bool = False  # every token valid and one document a row: attention needs no mask
+    observed_count: int | None = None  # observed tokens of every row, where all rows have as many
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one source: the same streams on every rank."""
+
+    streams: dict[str, Content]
+    uid: Int[Tensor, " B"]  # names the row: see Loader.sample_names
+    draw: Int[Tensor, " B"]  # key of every random number of the row: from (seed, epoch, uid)
+    source: str
+    position: int  # the step it belongs to
+
+
+class Tokens(NamedTuple):
+    """One or several streams, embedded."""
+
+    x: Float[Tensor, "B N D"]
+    position: Float[Tensor, "B N D"]  # apart from x: a hidden token keeps its place
+    place: Int[Tensor, "B N"]  # angle of rotary attention; 0 turns nothing
+    valid: Bool[Tensor, "B N"]
+    segment: Int[Tensor, "B N"]
+    stream: Int[Tensor, "B N"]
+    full: bool = False
+    rotary: bool = False
+
+
+class Shown(NamedTuple):
+    """What the trunk gets to see of a stream."""
+
+    tokens: Tokens  # K tokens
+    index: Int[Tensor, "B K"]  # where each stood among the N; padding points at a hidden place and is not valid
+
+
+class Scored(NamedTuple):
+    """The positions that the loss counts, a row at a time."""
+
+    index: Int[Tensor, "B Q"]
+    valid: Bool[Tensor, "B Q"]
+    full: bool  # no padding in Q: flattening needs no look at the data
+
+
+class StreamContext(NamedTuple):
+    """All that a part may look at."""
+
+    content: Content
+    draw: Int[Tensor, " B"]
+    progress: float
+    hidden_count: int | None = None  # hidden tokens in every row, where the ratio fixes it
+    substitute: Callable[[Float[Tensor, "B N"]], Float[Tensor, "B N D"]] | None = None
+
+
+def gather(x: Shaped[Tensor, "B N ..."], index: Int[Tensor, "B K"]) -> Shaped[Tensor, "B K ..."]:
+    """x[b, index[b, k]] for every row."""
+    shape = index.shape + (1,) * (x.dim() - 2)
+    return x.gather(1, index.view(shape).expand(-1, -1, *x.shape[2:]))
+
+
+def gather_tokens(tokens: Tokens, index: Int[Tensor, "B K"], *, full: bool) -> Tokens:
+    """The tokens at `index`; full says that the result has neither padding nor several documents."""
+    tensors = (gather(t, index) for t in tokens[:6])
+    return Tokens(*tensors, full=full, rotary=tokens.rotary)
+
+
+def chosen_first(chosen: Bool[Tensor, "B N"], count: int | None) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """Indices of the chosen tokens of every row, in order, and which of them are real.
+
+    Args:
+        chosen: the tokens to find.
+        count: how many every row has, if that is known; else the largest row decides, which waits for the device.
+    """
+    size = int(chosen.sum(1).max()) if count is None else count
+    index = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(size, 1)]
+    return index, chosen.gather(1, index)
+
+
+def drop(tokens: Tokens, hidden: Bool[Tensor, "B N"], hidden_count: int | None) -> Shown:
+    """Take the hidden tokens out: the trunk's work shrinks with them."""
+    known = hidden_count is not None and tokens.full
+    index, valid = chosen_first(~hidden & tokens.valid, tokens.x.shape[1] - hidden_count if known else None)
+    shown = gather_tokens(tokens, index, full=known)
+    return Shown(shown._replace(valid=shown.valid & valid), index)
+
+
+def replace(tokens: Tokens, x: Float[Tensor, "B N D"]) -> Shown:
+    """Show every token, with new content."""
+    places = torch.arange(tokens.x.shape[1], device=x.device).expand(tokens.x.shape[:2])
+    return Shown(tokens._replace(x=x), places)
+
+
+def restore(latents: Float[Tensor, "B K D"], shown: Shown, fill: Float[Tensor, " D"], size: int) -> Float[Tensor, "B N D"]:
+    """Put shown tokens back to their places among `size` and `fill` everywhere else."""
+    rows, _, width = latents.shape
+    valid = shown.tokens.valid.unsqueeze(2)
+    full = fill.to(latents.dtype).expand(rows, size, width)
+    content = torch.where(valid, latents, full.gather(1, shown.index.unsqueeze(2).expand_as(latents)))
+    return full.scatter(1, shown.index.unsqueeze(2).expand_as(latents), content)
+
+
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """Streams side by side in one sequence."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = (torch.cat(columns, dim=1) for columns in zip(*(part[:6] for part in parts), strict=True))
+    return Tokens(*tensors, full=all(p.full for p in parts), rotary=any(p.rotary for p in parts))
+
+
+def score(scored: Bool[Tensor, "B N"], count: int | None) -> Scored:
+    """Row-wise indices of what the loss counts."""
+    index, valid = chosen_first(scored, count)
+    return Scored(index, valid, full=count is not None)
+
+
+def flatten(x: Shaped[Tensor, "B Q ..."], scored: Scored) -> Shaped[Tensor, "M ..."]:
+    """The scored entries of all rows, one after the other."""
+    return x.flatten(0, 1) if scored.full else x[scored.valid]

@@ -1,0 +1,309 @@
+"""The one place that knows DeepSpeed: start-up, one optimiser step, and whole tensors in and out of any ZeRO stage."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.model import MaskedModel
+from mmpt.settings import OptimizerSettings, TrainingSettings
+from mmpt.tokens import Batch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+FILLED_IN = {
+    "train_batch_size": "data.batch_size",
+    "train_micro_batch_size_per_gpu": "data.micro_batch_size",
+    "gradient_accumulation_steps": "data.micro_batch_size",
+    "optimizer": "training.optimizer",
+    "scheduler": "training.optimizer.schedule",
+    "gradient_clipping": "training.optimizer.clip_norm",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "torch_autocast": "training.precision",
+    "zero_allow_untested_optimizer": None,
+}
+
+
+class World(NamedTuple):
+    """This process among the others."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+
+class Outcome(NamedTuple):
+    """One optimiser step, summed over ranks and micro-batches; on the host."""
+
+    finite: bool
+    losses: dict[str, float]  # per unit of the global denominator
+    metrics: dict[str, float]
+    extra: list[float]  # the numbers that the loop handed in, summed
+    culprits: list[tuple[str, list[int]]]  # objective and uids of this rank's rows whose loss is not finite
+
+
+def start(deepspeed_settings: Mapping[str, Any]) -> World:
+    """Join the other ranks (or be alone); raises ConfigError for settings that mmpt fills in itself."""
+    check_settings(deepspeed_settings)
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    import deepspeed  # its import is slow and loud: only a run pays for it
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if os.environ["WORLD_SIZE"] == "1":
+        # A kernel for ranks that share memory: compiling it takes most of a minute and serves nobody here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(local)
+    if not torch.distributed.is_initialized():
+        alone = os.environ["WORLD_SIZE"] == "1"
+        store = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        backend = accelerator.communication_backend_name() if accelerator.device_name() != "cpu" else "gloo"
+        torch.distributed.init_process_group(backend, **store)
+    deepspeed.init_distributed(verbose=False)
+    device = torch.device("cpu" if accelerator.device_name() == "cpu" else accelerator.device_name(local))
+    return World(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse, in the `deepspeed:` section, what the rest of the recipe says."""
+    wrong = []
+    for name in settings:
+        if name in FILLED_IN:
+            instead = f"set {FILLED_IN[name]} instead" if FILLED_IN[name] else "leave it out"
+            wrong.append(f"deepspeed.{name}: mmpt fills this in; {instead}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def stop() -> None:
+    """Leave the process group, so that the process can end without complaint."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; raises ConfigError where it was asked for and can't be had."""
+    able = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    if precision == "bf16" and not able:
+        raise ConfigError(f"training.precision: {device} has no bfloat16; use fp32")
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and able)
+
+
+class HeldAdamW(torch.optim.AdamW):
+    """AdamW that can be told to let a step pass: weights, moments and step count stay as they are."""
+
+    held = False
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """As AdamW's, or nothing."""
+        return None if self.held else super().step(closure)
+
+
+def optimizer_for(model: nn.Module, settings: OptimizerSettings) -> HeldAdamW:
+    """AdamW over two groups: matrices decay; biases, norms and single vectors don't."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return HeldAdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        model: with its weights already loaded: every ZeRO stage takes them over.
+        training: precision, optimiser.
+        deepspeed_settings: the recipe's section.
+        world: from `start`.
+        batch_size, accumulation: of a global batch.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        training: TrainingSettings,
+        deepspeed_settings: Mapping[str, Any],
+        world: World,
+        *,
+        batch_size: int,
+        accumulation: int,
+    ) -> None:
+        import deepspeed
+
+        self.world, self.accumulation = world, accumulation
+        self.weights = model.objective.weights()
+        self.balance_weight = training.balance_weight
+        self.model = model.to(world.device)
+        self.optimizer = optimizer_for(model, training.optimizer)
+        self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._look_at_gradient)
+        filled = {
+            "train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": training.optimizer.clip_norm,
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31 - 1,
+        }
+        if wants_bf16(training.precision, world.device):
+            filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        config = {**filled, **deepspeed_settings}
+        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
+        self._make_moments(updates=0)
+
+    @property
+    def zero_stage(self) -> int:
+        """0 to 3."""
+        return int(self.engine.zero_optimization_stage())
+
+    def _look_at_gradient(self, gradient: Tensor) -> None:
+        self._nonfinite |= ~gradient.isfinite().all()
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The same batch where the model is."""
+        move = {"device": self.world.device, "non_blocking": True}
+        streams = {
+            name: content._replace(**{k: v.to(**move) for k, v in content._asdict().items() if isinstance(v, Tensor)})
+            for name, content in batch.streams.items()
+        }
+        return batch._replace(streams=streams, uid=batch.uid.to(**move), draw=batch.draw.to(**move))
+
+    def step(self, batches: list[Batch], progress: float, learning_rate: float, extra: list[float]) -> Outcome:
+        """One update from the global batch that these micro-batches are this rank's share of.
+
+        A loss is the sum over all ranks' and micro-batches' scored tokens divided by their number. `extra` numbers are
+        summed over ranks on the way, and everything is read by the host once.
+        """
+        batches = [self.to_device(batch) for batch in batches]
+        hidden = [self.model.hide(batch, progress) for batch in batches]
+        names = list(batches[0].streams)
+        totals = torch.stack([sum(h[name].denominator for h in hidden) for name in names])
+        torch.distributed.all_reduce(totals)
+        share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
+        self._nonfinite.zero_()
+        steps = []
+        for number, (batch, hide) in enumerate(zip(batches, hidden, strict=True), start=1):
+            self.engine.set_gradient_accumulation_boundary(number == len(batches))
+            step = self.engine(batch, hide, progress)
+            loss = sum(self.weights[name] * share[name] * step.losses[name].total for name in names)
+            loss = loss * self.world.ranks * self.accumulation + self.balance_weight * step.balance
+            self._nonfinite |= ~loss.detach().isfinite()
+            # DeepSpeed averages over ranks and micro-batches; the loss is a sum over both.
+            self.engine.backward(loss)
+            if number < len(batches):
+                self.engine.step()  # counts the micro-batch; the update waits for the summary
+            steps.append(step._replace(losses={n: x._replace(total=x.total.detach()) for n, x in step.losses.items()}))
+        outcome = self._summary(batches, steps, share, extra)
+        self._update(outcome.finite, learning_rate)
+        return outcome
+
+    def _summary(self, batches: list[Batch], steps: list[Any], share: dict[str, Tensor], extra: list[float]) -> Outcome:
+        metrics = list(steps[0].metrics)
+        sums = [sum(step.losses[name].total for step in steps) * share[name] for name in share]
+        for part in (0, 1):
+            sums += [sum(step.metrics[name][part].float() for step in steps) for name in metrics]
+        numbers = torch.stack([self._nonfinite.double(), *(s.double() for s in sums)])
+        numbers = torch.cat([numbers, torch.tensor(extra, dtype=numbers.dtype, device=numbers.device)])
+        torch.distributed.all_reduce(numbers)
+        flag, *rest = numbers.tolist()  # the step's one wait for the device
+        losses, rest = dict(zip(share, rest, strict=False)), rest[len(share) :]
+        tops, counts, given_sums = rest[: len(metrics)], rest[len(metrics) : 2 * len(metrics)], rest[2 * len(metrics) :]
+        means = {name: top / max(count, 1) for name, top, count in zip(metrics, tops, counts, strict=True)}
+        culprits = []
+        if flag:
+            for batch, step in zip(batches, steps, strict=True):
+                for name, loss in step.losses.items():
+                    culprits.append((name, batch.uid[~loss.rows.isfinite()].tolist()))
+        return Outcome(not flag, losses, means, given_sums, [c for c in culprits if c[1]])
+
+    def _update(self, finite: bool, learning_rate: float) -> None:
+        self.optimizer.held = not finite
+        for group in (*self.optimizer.param_groups, *self.engine.optimizer.param_groups):
+            group["lr"] = learning_rate
+        self.engine.step()
+
+    def gradient_norm(self) -> float:
+        """Of the last update, before clipping."""
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights and moments by parameter name, whole, on the host; all ranks must call, rank 0 gets them."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        weights, moments = dict(self._buffers()), {}
+        for name, parameter in self.model.named_parameters():
+            plain = self.zero_stage == 0 or not parameter.requires_grad
+            weight = parameter if plain else safe_get_full_fp32_param(parameter)
+            self._keep(weights, name, weight)
+            for moment in MOMENTS if parameter.requires_grad else ():
+                state = self.optimizer.state[parameter][moment] if plain else safe_get_full_optimizer_state(parameter, moment)
+                self._keep(moments, f"{name}.{moment}", state)
+        return weights, moments
+
+    def _keep(self, into: dict[str, Tensor], name: str, value: Tensor) -> None:
+        if self.world.rank == 0:
+            into[name] = value.detach().to("cpu", copy=True).contiguous()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        state = self.model.state_dict() if self.world.rank == 0 else {}
+        return {name: value.cpu() for name, value in state.items() if name not in parameters}
+
+    def set_moments(self, moments: Mapping[str, Tensor], updates: int) -> None:
+        """Put the optimiser back to where `whole_state` saw it; for any ZeRO stage and number of ranks."""
+        self._make_moments(updates)
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            for moment in MOMENTS:
+                if f"{name}.{moment}" not in moments:
+                    raise CheckpointError(f"optimizer.safetensors: nothing for '{name}.{moment}'; the model has changed")
+                self._set_moment(parameter, moment, moments[f"{name}.{moment}"].to(self.world.device))
+
+    def _set_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.zero_stage == 0:
+            self.optimizer.state[parameter][moment].copy_(value)
+        elif self.zero_stage == 3:
+            size = parameter.ds_tensor.numel()  # the last rank's part is padded
+            padded = value.new_zeros(size * self.world.ranks)
+            padded[: value.numel()] = value.flatten()
+            part = padded[size * self.world.rank : size * (self.world.rank + 1)]
+            safe_set_local_optimizer_state(parameter, part, moment)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _make_moments(self, updates: int) -> None:
+        """AdamW makes its state at the first step, and ZeRO links parameters to what there is after its first group's:
+        made early, all of it is linked, and a run that goes on finds it."""
+        zero = self.engine.optimizer
+        if self.zero_stage == 0:
+            flat = [p for group in self.optimizer.param_groups for p in group["params"]]
+        else:
+            flat = zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
+        for part in flat:
+            step = torch.tensor(float(updates), dtype=torch.float32, device=part.device)
+            self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in MOMENTS}}
+        if self.zero_stage in (1, 2):
+            zero._lazy_init_hp_params_optimizer_state()
+
+
+def agree(world: World, problem: str) -> str:
+    """Rank 0's problem (or none), known to all ranks, so that they stop together."""
+    message = [problem]
+    torch.distributed.broadcast_object_list(message, src=0, device=world.device)
+    return message[0]

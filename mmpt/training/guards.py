@@ -1,0 +1,77 @@
+"""What stops a run, or skips a step of it."""
+
+import signal
+from types import FrameType, TracebackType
+
+from mmpt.errors import DataError, MmptError
+from mmpt.settings import DataSettings
+
+ENOUGH_TO_JUDGE = 10  # unreadable samples before their share says anything
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal asked the run to stop; everything is saved."""
+
+
+class NonFiniteError(MmptError):
+    """Too many updates in a row had a loss or gradient that is not finite."""
+
+
+class Interruption:
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class BadSamples:
+    """Counts unreadable samples over all ranks and stops the run past the stated share, or after many in a row."""
+
+    def __init__(self, settings: DataSettings, *, seen: int = 0, bad: int = 0, in_a_row: int = 0) -> None:
+        self.settings = settings
+        self.seen, self.bad, self.in_a_row = seen, bad, in_a_row
+
+    def count(self, seen: int, bad: int, last: str) -> None:
+        """A step's samples; raises DataError past the limits. `last` is the newest reason, for the message."""
+        self.seen += seen
+        self.bad += bad
+        self.in_a_row = self.in_a_row + bad if bad == seen else bad
+        if self.in_a_row >= self.settings.max_bad_in_a_row:
+            raise DataError(f"{self.in_a_row} samples in a row could not be read, so the run stops; the last one: {last}")
+        if self.bad >= ENOUGH_TO_JUDGE and self.bad > self.settings.max_bad_share * self.seen:
+            raise DataError(
+                f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share="
+                f"{self.settings.max_bad_share:g} allows, so the run stops; the last one: {last}; all are in the run's ledger"
+            )
+
+
+class NonFinite:
+    """Counts skipped updates and stops the run after too many in a row."""
+
+    def __init__(self, most: int, *, in_a_row: int = 0, total: int = 0) -> None:
+        self.most, self.in_a_row, self.total = most, in_a_row, total
+
+    def count(self, step: int, finite: bool) -> None:
+        """Raises NonFiniteError after `most` in a row."""
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.total += not finite
+        if self.in_a_row >= self.most:
+            raise NonFiniteError(
+                f"step {step}: the loss or a gradient was not finite {self.in_a_row} times in a row, so the run stops; the last "
+                "checkpoint is intact and the samples are in the run's ledger: lower training.optimizer.learning_rate or mend them"
+            )

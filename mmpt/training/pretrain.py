@@ -1,0 +1,224 @@
+"""Pretraining: from a recipe to a run folder, from whichever step the folder has reached."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmpt.build import build_modalities, build_model, build_sources, facts_of, load_weights
+from mmpt.data.batches import MicroBatch, MicroBatches, share_of, steps_from
+from mmpt.data.source import UID_SHIFT, Source
+from mmpt.errors import CheckpointError
+from mmpt.model import MaskedModel
+from mmpt.settings import Recipe
+from mmpt.training import checkpoint, engine
+from mmpt.training.engine import Engine, Outcome, World
+from mmpt.training.guards import BadSamples, Interrupted, Interruption, NonFinite
+from mmpt.training.ledger import Lines
+from mmpt.training.progress import Display, Meter
+from mmpt.training.run import environment, prepare
+from mmpt.training.schedules import learning_rate
+
+
+def pretrain(recipe: Recipe, run: Path, world: World, console: Console) -> Path:
+    """Train to the last step, going on from the newest whole checkpoint; returns that of the last step.
+
+    Raises ConfigError for a recipe that can't be used or is not the run's, DataError when too many samples can't be read,
+    CheckpointError when a save fails, NonFiniteError after too many bad updates, Interrupted after a signal.
+    """
+    facts = facts_of(recipe)
+    modalities = build_modalities(recipe.streams, facts)
+    sources = build_sources(recipe, modalities)
+    share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, world.rank, world.ranks)
+    model = build_model(recipe, modalities)
+    _agreed(world, lambda: prepare(run, recipe, facts, sources))
+    with Interruption() as interruption:
+        loop = Loop(recipe, run, world, console, sources, model)
+        weights = [source.weight for source in recipe.data.sources.values()]
+        steps = MicroBatches(sources, weights, recipe.training.steps, recipe.training.seed, share)
+        return loop.go(steps, interruption)
+
+
+def _agreed(world: World, action: Any) -> None:  # noqa: ANN401
+    """Let rank 0 act; what it raises, all ranks raise."""
+    problem: Exception | None = None
+    if world.rank == 0:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - every rank must hear of it before this one raises it
+            problem = error
+    message = engine.agree(world, str(problem) if problem else "")
+    if problem:
+        raise problem
+    if message:
+        raise CheckpointError(message)
+
+
+class Loop:
+    """One run's state between steps."""
+
+    def __init__(
+        self, recipe: Recipe, run: Path, world: World, console: Console, sources: list[Source], model: MaskedModel
+    ) -> None:
+        self.recipe, self.run, self.world, self.sources = recipe, run, world, sources
+        self.settings = recipe.training
+        newest = _agreed_latest(run, world)
+        saved = checkpoint.load(newest) if newest else None
+        state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
+        if saved:
+            load_weights(model, saved.weights)
+        share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, world.rank, world.ranks)
+        self.engine = Engine(
+            model,
+            self.settings,
+            recipe.deepspeed,
+            world,
+            batch_size=recipe.data.batch_size,
+            accumulation=share.accumulation,
+        )
+        if saved:
+            self.engine.set_moments(saved.moments, state["updates"])
+        self.step, self.updates = int(state["step"]), int(state["updates"])
+        self.bad = BadSamples(recipe.data, **state["bad_samples"])
+        self.nonfinite = NonFinite(self.settings.max_nonfinite, **state["nonfinite"])
+        self.last_skip = ""
+        name = "ledger.jsonl" if world.rank == 0 else f"ledger-rank{world.rank:05d}.jsonl"
+        self.ledger = Lines(run / name, self.step)
+        self.display = Display(console, self.step, self.settings.steps)
+        self.record = Record(run, self.step) if world.rank == 0 else None
+        self.meter = Meter()
+
+    def go(self, micro_batches: MicroBatches, interruption: Interruption) -> Path:
+        """All steps that are left."""
+        checkpoints = self.run / "checkpoints"
+        if self.step >= self.settings.steps:
+            self.display.say(f"{self.run}: complete, all {self.settings.steps} steps are done; nothing was changed")
+            return checkpoints / f"step-{self.step:09d}"
+        if self.step:
+            self.display.say(f"{self.run}: going on from step {self.step} of {self.settings.steps}")
+        pin = self.world.device.type == "cuda"
+        batches = steps_from(micro_batches, self.step, workers=self.recipe.data.workers, pin_memory=pin)
+        with self.display:
+            saved = self._train(batches, interruption)
+        if self.record:
+            self.record.close()
+        return saved
+
+    def _train(self, batches: Iterator[list[MicroBatch]], interruption: Interruption) -> Path:
+        saved = self.run / "checkpoints"
+        for _ in range(self.step, self.settings.steps):
+            began = time.perf_counter()
+            micro = next(batches)
+            waited = time.perf_counter() - began
+            stopping = self._one_step(micro, waited, interruption)
+            done = self.step == self.settings.steps
+            if stopping or done or self.step % self.settings.save_every == 0:
+                saved = self._save()
+            if stopping and not done:
+                raise Interrupted(f"stopped by a signal after step {self.step}; saved, the same command goes on from there")
+        return saved
+
+    def _one_step(self, micro: list[MicroBatch], waited: float, interruption: Interruption) -> bool:
+        """One update and its bookkeeping; returns whether any rank was asked to stop."""
+        skips = [skip for part in micro for skip in part.skips]
+        for skip in skips:
+            self.ledger.write(self.step, event="skipped sample", **skip._asdict())
+            self.last_skip = skip.reason
+        extra = [
+            float(interruption.asked),
+            float(len(skips)),
+            *(float(sum(getattr(part, name) for part in micro)) for name in ("samples", "tokens", "places")),
+        ]
+        rate = learning_rate(self.settings.optimizer, self.step, self.settings.steps)
+        progress = self.step / self.settings.steps
+        outcome = self.engine.step([part.batch for part in micro], progress, rate, extra)
+        stopping, bad, samples, tokens, places = outcome.extra
+        self.meter.add(samples=samples, tokens=tokens, places=places, waited=waited)
+        self._log(outcome, micro[0].batch.source, rate)
+        self.bad.count(int(samples), int(bad), self.last_skip or "see the other ranks' ledgers")
+        self._judge(outcome)
+        self.step += 1
+        self.updates += outcome.finite
+        self.display.tick(self.step)
+        return stopping > 0
+
+    def _judge(self, outcome: Outcome) -> None:
+        if not outcome.finite:
+            for objective, uids in outcome.culprits:
+                names = [name for uid in uids for name in self._names(uid)]
+                self.ledger.write(self.step, event="skipped update", objective=objective, uids=uids, samples=names)
+            if not outcome.culprits:
+                self.ledger.write(self.step, event="skipped update", objective=None, uids=[], samples=[])
+            who = "; ".join(f"{objective}: uids {uids}" for objective, uids in outcome.culprits) or "a gradient"
+            self.display.say(f"step {self.step}: not finite ({who}); this update is skipped")
+        self.nonfinite.count(self.step, outcome.finite)
+
+    def _names(self, uid: int) -> list[str]:
+        source = self.sources[uid >> UID_SHIFT]
+        return [f"{source.name}/{key}" for key in source.keys_of(uid & ((1 << UID_SHIFT) - 1))]
+
+    def _log(self, outcome: Outcome, source: str, rate: float) -> None:
+        done = self.step + 1
+        if self.record is None or (done % self.settings.log_every and done != self.settings.steps):
+            return
+        values = {
+            **outcome.metrics,
+            "learning_rate": rate,
+            "gradient_norm": self.engine.gradient_norm(),
+            "skipped_updates": float(self.nonfinite.total + (not outcome.finite)),
+            "bad_samples": float(self.bad.bad + outcome.extra[1]),
+            **self.meter.read(),
+        }
+        self.record.write(self.step, done, source, values)
+        self.display.show(done, values)
+
+    def _save(self) -> Path:
+        """All ranks: gather; rank 0: commit and prune. A failure is raised on every rank."""
+        weights, moments = self.engine.whole_state()
+        state = {
+            "step": self.step,
+            "updates": self.updates,
+            "bad_samples": {"seen": self.bad.seen, "bad": self.bad.bad, "in_a_row": self.bad.in_a_row},
+            "nonfinite": {"in_a_row": self.nonfinite.in_a_row, "total": self.nonfinite.total},
+        }
+        folder = self.run / "checkpoints"
+
+        def publish() -> None:
+            self.ledger.sync()
+            checkpoint.commit(folder, checkpoint.Saved(weights, moments, state))
+            checkpoint.prune(folder, keep_last=self.settings.keep_last, keep_every=self.settings.keep_every)
+
+        _agreed(self.world, publish)
+        return folder / f"step-{self.step:09d}"
+
+
+def _agreed_latest(run: Path, world: World) -> Path | None:
+    """Rank 0 looks for the newest whole checkpoint; the others hear its name."""
+    newest = checkpoint.latest(run / "checkpoints") if world.rank == 0 else None
+    name = engine.agree(world, newest.name if newest else "")
+    return run / "checkpoints" / name if name else None
+
+
+class Record:
+    """Figures for later: metrics.jsonl, TensorBoard events and the environment; rank 0 only."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; only a run needs it
+
+        self.lines = Lines(run / "metrics.jsonl", step)
+        self.events = SummaryWriter(str(run), purge_step=step + 1 if step else None)
+        (run / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+
+    def write(self, step: int, done: int, source: str, values: dict[str, float]) -> None:
+        """Figures after `done` steps."""
+        self.lines.write(step, done=done, source=source, **values)
+        for name, value in values.items():
+            self.events.add_scalar(name, value, done)
+
+    def close(self) -> None:
+        """Flush."""
+        self.lines.sync()
+        self.events.close()

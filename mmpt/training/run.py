@@ -1,0 +1,97 @@
+"""The run folder: what one recipe produced, and the refusal to mix two recipes in one.
+
+`recipe.yaml` (complete), `facts.json` and `tokenizer/` (what the encoders know of the data), `data.json` (fingerprints),
+`environment.json`, `metrics.jsonl`, `ledger.jsonl` (one more a rank), `events.*` for TensorBoard, `checkpoints/`, `log.txt`,
+`complete.json` and `report.html` at the end.
+"""
+
+import difflib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpt.build import save_facts
+from mmpt.config import dump_yaml, load_settings
+from mmpt.data.source import Source
+from mmpt.encoders import Facts
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.settings import Recipe
+from mmpt.training import checkpoint
+
+PACKAGES = ("mmpt", "torch", "deepspeed", "transformers", "timm", "webdataset", "tokenizers", "numpy", "safetensors")
+
+
+def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequence[Source]) -> None:
+    """Make the folder, or check that it is of this very recipe and data; raises ConfigError with the difference."""
+    text = dump_yaml(recipe)
+    file = run / "recipe.yaml"
+    fingerprints = {source.name: source.fingerprint for source in sources}
+    if file.exists():
+        _same_recipe(run, file.read_text(encoding="utf-8"), text)
+        _same_data(run, json.loads((run / "data.json").read_text(encoding="utf-8")), fingerprints)
+        return
+    if run.exists() and any(path.name != "log.txt" for path in run.iterdir()):
+        raise ConfigError(f"{run}: is not empty and not a run of mmpt; choose another --out")
+    run.mkdir(parents=True, exist_ok=True)
+    save_facts(run, facts)
+    (run / "data.json").write_text(json.dumps(fingerprints, indent=1) + "\n", encoding="utf-8")
+    staged = run / ".recipe.yaml.staged"
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)  # last: a folder with a recipe has everything else too
+
+
+def _same_recipe(run: Path, before: str, now: str) -> None:
+    if before == now:
+        return
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "this run's recipe", "the recipe given", lineterm="", n=0)
+    changes = "\n".join(line for line in lines if not line.startswith("@@"))
+    raise ConfigError(
+        f"{run}: holds a run of another recipe; use the same one to go on with it, or another --out for a new run:\n{changes}"
+    )
+
+
+def _same_data(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ConfigError(
+            f"{run}: the shards of source '{changed[0]}' are not the ones this run began with; put those back, or use another --out"
+        )
+
+
+def load_recipe(run: Path) -> Recipe:
+    """The recipe that a run folder holds."""
+    file = run / "recipe.yaml"
+    if not file.exists():
+        raise CheckpointError(f"{run}: there is no recipe.yaml, so this is not a run folder")
+    return load_settings(file, [], Recipe)
+
+
+def is_complete(run: Path, recipe: Recipe) -> bool:
+    """Whether the last step's checkpoint is there and whole."""
+    newest = checkpoint.latest(run / "checkpoints")
+    return newest is not None and newest.name == f"step-{recipe.training.steps:09d}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "devices": devices or ["cpu"],
+        "threads": torch.get_num_threads(),
+        "packages": versions,
+        "command": sys.argv,
+    }

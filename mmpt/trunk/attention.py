@@ -1,0 +1,67 @@
+"""Multi-head attention (Vaswani et al. 2017) on torch's fused kernel, and which token may look at which."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mmpt.trunk.positions import turn
+
+
+def may_attend(valid: Bool[Tensor, "B S"], segment: Int[Tensor, "B S"]) -> Bool[Tensor, "B 1 S S"]:
+    """A token sees the valid tokens of its own document, and always itself: a row of padding stays finite."""
+    same = segment.unsqueeze(1) == segment.unsqueeze(2)
+    itself = torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    return ((same & valid.unsqueeze(1)) | itself).unsqueeze(1)
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values of one sequence, in one product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B S D"],
+        allowed: Bool[Tensor, "B 1 S S"] | None,
+        turns: Float[Tensor, "2 B 1 S W"] | None,
+    ) -> Float[Tensor, "B S D"]:
+        """`allowed` None means that every token sees every other."""
+        rows, size, width = x.shape
+        query, key, value = self.qkv(x).view(rows, size, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if turns is not None:
+            query, key = turn(query, turns), turn(key, turns)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # B H S W
+        return self.proj(mixed.transpose(1, 2).reshape(rows, size, width))
+
+
+class CrossAttention(nn.Module):
+    """Queries of one sequence look at another."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "B S D"],
+        allowed: Bool[Tensor, "B 1 Q S"] | None,
+    ) -> Float[Tensor, "B Q D"]:
+        """`allowed` says which memory token each query may look at; a query with none gets zeros."""
+        rows, size, width = x.shape
+        query = self.query(x).view(rows, size, self.heads, -1).transpose(1, 2)
+        key, value = self.key_value(memory).view(rows, memory.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # B H Q W
+        return self.proj(mixed.transpose(1, 2).reshape(rows, size, width))

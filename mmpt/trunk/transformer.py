@@ -1,0 +1,132 @@
+"""The pre-norm transformer (Dosovitskiy et al. 2020, section 3.1) over streams side by side."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmpt.config import Component, component
+from mmpt.randomness import fold, uniform
+from mmpt.tokens import Tokens
+from mmpt.trunk import Trunk, TrunkOutput
+from mmpt.trunk.attention import SelfAttention, may_attend
+from mmpt.trunk.feedforward import FeedForward
+from mmpt.trunk.positions import rotary_turns
+
+
+class Surroundings(NamedTuple):
+    """What every block needs beside x."""
+
+    valid: Bool[Tensor, "B S"]
+    stream: Int[Tensor, "B S"]
+    allowed: Bool[Tensor, "B 1 S S"] | None
+    turns: Float[Tensor, "2 B 1 S W"] | None
+    draw: Int[Tensor, " B"]
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to what came in; whole rows skip a branch with share `drop`."""
+
+    def __init__(
+        self, width: int, heads: int, feedforward: FeedForward, *, drop: float = 0.0, layer: int = 0, eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.feedforward = feedforward
+        self.drop = drop
+        self.layer = layer
+
+    def forward(self, x: Float[Tensor, "B S D"], around: Surroundings) -> tuple[Tensor, Tensor | None]:
+        """Returns x and the balance loss of a feed-forward that routes."""
+        x = x + self._kept(self.attention(self.norm1(x), around.allowed, around.turns), around.draw, "attention")
+        change, balance = self.feedforward(self.norm2(x), around.valid, around.stream)
+        return x + self._kept(change, around.draw, "feedforward"), balance
+
+    def _kept(self, change: Float[Tensor, "B S D"], draw: Int[Tensor, " B"], branch: str) -> Float[Tensor, "B S D"]:
+        """Stochastic depth (Huang et al. 2016), drawn per row so that no layout of the batch changes it."""
+        if not (self.training and self.drop):
+            return change
+        kept = uniform(fold(fold(draw, f"drop path {branch}"), self.layer)) >= self.drop
+        return change * (kept / (1 - self.drop)).to(change.dtype)[:, None, None]
+
+
+class Transformer(Trunk):
+    """The trunk.
+
+    Args:
+        width: D. depth: blocks. heads: of attention; must divide width.
+        feedforward: what stands behind attention.
+        drop_path: stochastic depth of the last block; the share rises linearly from 0 at the first.
+        norm_entry: normalise the sum of content, position and modality before the first block, as RoBERTa does.
+        rotary_base: of the angles, for modalities with rotary positions.
+        norm_eps: of every LayerNorm.
+        checkpointing: compute blocks again in backward instead of keeping their activations.
+        compile: run every block through torch.compile.
+    """
+
+    def __init__(
+        self,
+        streams: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        feedforward: Component[FeedForward] = component(FeedForward, "dense"),
+        drop_path: float = 0.0,
+        norm_entry: bool = False,
+        rotary_base: float = 10000.0,
+        norm_eps: float = 1e-6,
+        checkpointing: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.head_width = width // heads
+        self.rotary_base = rotary_base
+        self.checkpointing = checkpointing
+        shares = torch.linspace(0, drop_path, depth).tolist()
+        self.stream_embedding = nn.Embedding(streams, width)
+        self.entry = nn.LayerNorm(width, eps=norm_eps) if norm_entry else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(width, heads, feedforward.build(width), drop=share, layer=layer, eps=norm_eps)
+            for layer, share in enumerate(shares)
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        initialise(self)
+        if compile:
+            for block in self.blocks:
+                block.compile(dynamic=True)
+
+    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> TrunkOutput:
+        """Every token sees the valid tokens of its own document, whichever stream they are of."""
+        around = self.surroundings(tokens, draw)
+        x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
+        balance = x.new_zeros((), dtype=torch.float32)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x, more = checkpoint(block, x, around, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, more = block(x, around)
+            balance = balance if more is None else balance + more
+        return TrunkOutput(self.norm(x), balance)
+
+    def surroundings(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> Surroundings:
+        """Which token may look at which, and the rotary turns where a stream asks for them."""
+        allowed = None if tokens.full else may_attend(tokens.valid, tokens.segment)
+        turns = rotary_turns(tokens.place, self.head_width, self.rotary_base) if tokens.rotary else None
+        return Surroundings(tokens.valid, tokens.stream, allowed, turns, draw)
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier-uniform matrices and zero biases, as MAE has them; embeddings with standard deviation 0.02."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
