@@ -7,22 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpt.errors import MmptError
+from mmpt.cli_training import add_training_verbs
+from mmpt.errors import Interrupted, MmptError
 
 if TYPE_CHECKING:
     from mmpt.data.manifest import Manifest
 
-USAGE, INTERRUPTED, PROBLEMS = 2, 130, 1
+USAGE, SAVED, INTERRUPTED, PROBLEMS = 2, 3, 130, 1
 SHOWN_REASONS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code: 0 good, 1 problems found, 2 a mistake of the user's, 130 interrupted."""
+    """Run one command; gives the exit code: 0 good, 1 problems found, 2 a mistake of the user's,
+    3 a run interrupted and saved, 130 interrupted."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments)
+    except Interrupted as stopped:
+        _say(stopped)
+        return SAVED
     except MmptError as error:
-        sys.stderr.write(f"mmpt: {error}\n")
+        _say(error)
         return USAGE
     except BrokenPipeError:
         # the reader, `head` for example, has seen enough
@@ -33,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _say(error: Exception) -> None:
+    """One sentence, from one rank."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"mmpt: {error}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Every verb and its options."""
     top = argparse.ArgumentParser("mmpt", description="Multimodal masked-modelling pretraining over WebDataset shards.")
@@ -40,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     add_build(verbs)
     add_index(verbs)
     add_inspect(verbs)
+    add_training_verbs(verbs)
+    # What the deepspeed launcher adds to every command; the rank itself comes from the environment.
+    top.add_argument("--local_rank", help=argparse.SUPPRESS)
     return top
 
 

@@ -15,3 +15,7 @@ class DataError(MmptError):
 
 class CheckpointError(MmptError):
     """A checkpoint or run folder that can't be used or written."""
+
+
+class Interrupted(Exception):
+    """A signal asked a run to stop; everything is saved, and the same command goes on."""

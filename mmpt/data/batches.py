@@ -1,5 +1,6 @@
 """Batches by position: the same global batches for any number of ranks and workers, and an integer to resume from."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -104,6 +105,9 @@ def steps_from(
 
 def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
+    # A signal to the whole group is the loop's business: it stops between steps, and its workers with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def source_shares(sources: Sequence[Source], weights: Sequence[float], batch_size: int) -> list[dict[str, float | str]]:

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,10 @@ class Building:
         self.complete = False
         if not self.hidden.exists():
             _refuse_used(folder)
-            self.hidden.mkdir(parents=True)
+            try:
+                self.hidden.mkdir(parents=True)
+            except OSError as error:
+                raise DataError(f"{folder}: can't be made ({error.strerror})") from error
         self._lock = (self.hidden / "lock").open("w")
         try:
             self._take()
@@ -64,11 +67,13 @@ class Building:
         # killed between writing the manifest and tidying up: all the work is done
         self.complete = (self.folder / "manifest.json").exists()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Building":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, error: BaseException | None = None, *_: object) -> None:
         self._lock.close()
+        if isinstance(error, OSError):  # a full disk, for example: the finished shards stay
+            raise DataError(f"{self.folder}: {error}; mend that and run the same again to go on") from error
 
     def finished(self, number: int) -> Part | None:
         """What an earlier run left of a shard."""

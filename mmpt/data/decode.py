@@ -20,7 +20,7 @@ PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFE
 PICTURE_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def decode(field: Field, data: bytes) -> Any:  # noqa: ANN401
+def decode(field: Field, data: bytes) -> Any:
     """The value of a member.
 
     Args:
@@ -87,7 +87,7 @@ def decode_json(data: bytes) -> dict[str, Any]:
     """A JSON object; a bare value (as in webdataset's .cls members) becomes {"label": value}."""
     try:
         value = json.loads(decode_text(data))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})") from error
     return value if isinstance(value, dict) else {"label": value}
 

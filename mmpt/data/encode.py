@@ -24,7 +24,7 @@ class Member(NamedTuple):
     length: int  # text tokens (characters without a tokenizer), audio or array samples, 1 for the rest
 
 
-def encode(field: Field, value: Any, tokenizer: Tokenizer | None = None) -> Member:  # noqa: ANN401
+def encode(field: Field, value: Any, tokenizer: Tokenizer | None = None) -> Member:
     """A member from a value; raises DataError for a value that the field's kind can't hold."""
     if isinstance(value, bytes | bytearray | memoryview):
         return encode_bytes(field, bytes(value), tokenizer)
@@ -38,7 +38,7 @@ def encode_bytes(field: Field, data: bytes, tokenizer: Tokenizer | None) -> Memb
     return Member(field.members[0], data, measure(field, decode(field, data), tokenizer))
 
 
-def measure(field: Field, value: Any, tokenizer: Tokenizer | None) -> int:  # noqa: ANN401
+def measure(field: Field, value: Any, tokenizer: Tokenizer | None) -> int:
     """Length of a decoded value, in the unit of the manifest's `length` column."""
     if field.kind == "text":
         return len(token_ids(tokenizer, value)) if tokenizer else len(value)
@@ -47,7 +47,7 @@ def measure(field: Field, value: Any, tokenizer: Tokenizer | None) -> int:  # no
     return len(value) if field.kind == "array" and value.ndim else 1
 
 
-def encode_text(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:  # noqa: ANN401
+def encode_text(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
     """Any str but one with lone surrogates, which UTF-8 can't hold."""
     if not isinstance(value, str):
         raise DataError(f"field '{field.name}' takes text (str or UTF-8 bytes), got {type(value).__name__}")
@@ -58,7 +58,7 @@ def encode_text(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member
     return Member(field.members[0], data, measure(field, value, tokenizer))
 
 
-def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:  # noqa: ANN401, ARG001
+def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
     """A PIL image, or a uint8 array of H W or H W C with 1, 3 or 4 channels."""
     picture = _from_array(field, value) if isinstance(value, np.ndarray) else value
     if not isinstance(picture, Image.Image):
@@ -74,7 +74,7 @@ def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     return Member(ending, file.getvalue(), 1)
 
 
-def encode_json(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:  # noqa: ANN401, ARG001
+def encode_json(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
     """A dict of plain JSON values; not-a-number is refused, for JSON has none."""
     if not isinstance(value, dict):
         raise DataError(f"field '{field.name}' takes a dict or JSON bytes, got {type(value).__name__}")
@@ -85,7 +85,7 @@ def encode_json(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member
         raise DataError(f"field '{field.name}' can't be written as JSON ({error})") from error
 
 
-def encode_array(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:  # noqa: ANN401
+def encode_array(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
     """An ndarray of numbers or booleans."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
         got = f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
@@ -95,7 +95,7 @@ def encode_array(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     return Member(field.members[0], file.getvalue(), measure(field, value, tokenizer))
 
 
-def encode_audio(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:  # noqa: ANN401
+def encode_audio(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
     """(array of T or T x C in [-1, 1], sampling rate in Hz), as 16-bit FLAC or WAV."""
     import soundfile
 

@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and ending: the file name is cut at its first dot, folders belong to the key; both empty if there is no dot."""
+    """Key and ending: cut at the file name's first dot, folders belong to the key; both empty without a dot."""
     found = NAME.match(name.removeprefix("./"))
     return (found["key"], found["ending"].lower()) if found else ("", "")
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
 from tokenizers import Tokenizer
 
 from mmpt.data.builders.images import picture_statistics, pixel_sums
@@ -182,7 +183,7 @@ def token_lengths(task: LengthTask) -> list[int]:
     return [len(token_ids(tokenizer, text)) for text in _texts(task.path, task.places)]
 
 
-def _check_sample(sample: Sample, task: IndexTask, file: Any, part: Part) -> None:  # noqa: ANN401
+def _check_sample(sample: Sample, task: IndexTask, file: Any, part: Part) -> None:
     row: dict[str, Any] = {"key": sample.key, "group": sample.key}
     tally: dict[str, list[int]] = {}
     observed: dict[str, int] = {}
@@ -197,7 +198,7 @@ def _check_sample(sample: Sample, task: IndexTask, file: Any, part: Part) -> Non
         row[f"{name}.length"] = measure(task.fields[name], value, None)
         if isinstance(value, dict) and value.get(task.group_key) not in (None, ""):
             row["group"] = str(value[task.group_key])
-        if name == "image":
+        if isinstance(value, Image.Image):
             tally, observed = pixel_sums(value), {"width": value.width, "height": value.height}
     row["split"] = split_of(row["group"], task.shares)
     if row["split"] == "train":

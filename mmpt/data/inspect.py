@@ -124,9 +124,7 @@ def verify_shard(task: ShardTask) -> ShardResult:
         problems.append((shard.name, "its sha256 is not the manifest's: the tar was changed"))
     with path.open("rb") as file:
         for row in task.rows:
-            for name, own in task.fields.items():
-                if row[f"{name}.offset"] < 0:
-                    continue
+            for name, own in _present(task.fields, row):
                 try:
                     value = _member(file, row, own)
                 except DataError as error:
@@ -176,7 +174,7 @@ def _tasks(manifest: Manifest) -> list[ShardTask]:
     return [ShardTask(manifest.folder, shard, fields, own) for shard, own in zip(manifest.shards, rows, strict=True)]
 
 
-def _member(file: Any, row: Mapping[str, Any], own: Field) -> Any:  # noqa: ANN401
+def _member(file: Any, row: Mapping[str, Any], own: Field) -> Any:
     offset, size = row[f"{own.name}.offset"], row[f"{own.name}.size"]
     file.seek(offset)
     data = file.read(size)
@@ -187,7 +185,11 @@ def _member(file: Any, row: Mapping[str, Any], own: Field) -> Any:  # noqa: ANN4
     return decode(own, data)
 
 
-def _read(manifest: Manifest, row: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
+def _present(fields: Mapping[str, Field], row: Mapping[str, Any]) -> list[tuple[str, Field]]:
+    return [(name, own) for name, own in fields.items() if row[f"{name}.offset"] >= 0]
+
+
+def _read(manifest: Manifest, row: Mapping[str, Any], name: str) -> Any:
     with (manifest.folder / manifest.shards[row["shard"]].name).open("rb") as file:
         return _member(file, row, manifest.fields[name])
 
@@ -205,9 +207,7 @@ def _spread(rows: Sequence[int] | np.ndarray, count: int) -> list[int]:
 def _describe(manifest: Manifest, number: int) -> str:
     row = _row(manifest, number)
     lines = [f"sample {row['key']} ({row['split']}, group {row['group']})"]
-    for name, own in manifest.fields.items():
-        if row[f"{name}.offset"] < 0:
-            continue
+    for name, own in _present(manifest.fields, row):
         try:
             lines.append(f"  {name}: {_shown(own, _read(manifest, row, name))}")
         except (DataError, OSError) as error:
@@ -215,7 +215,7 @@ def _describe(manifest: Manifest, number: int) -> str:
     return "\n".join(lines)
 
 
-def _shown(own: Field, value: Any) -> str:  # noqa: ANN401
+def _shown(own: Field, value: Any) -> str:
     if own.kind == "image":
         return f"{value.width} x {value.height} pixels"
     if own.kind == "audio":

@@ -35,7 +35,7 @@ class Field:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def declare(name: str, members: str | tuple[str, ...], **facts: Any) -> Field:  # noqa: ANN401
+def declare(name: str, members: str | tuple[str, ...], **facts: Any) -> Field:
     """A field from its members' ending(s); raises DataError for an ending that no decoder is declared for."""
     endings = (members,) if isinstance(members, str) else tuple(members)
     kinds = {kind_of(name, ending) for ending in endings}

@@ -1,4 +1,4 @@
-"""One shard in the making: written under a hidden name, published by rename, its rows kept beside until the manifest."""
+"""One shard in the making: written under a hidden name, published by rename; its rows wait for the manifest."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from zlib import crc32
 
 from mmpt.data.encode import Member
@@ -43,7 +43,7 @@ class Part:
         """Note an input that is left out."""
         self.rejections += 1
         if len(self.rejected) < KEPT_REJECTIONS:
-            self.rejected.append({"input": place, "reason": reason})
+            self.rejected.append({"input": _printable(place), "reason": _printable(reason)})
 
     def add_tally(self, tally: Mapping[str, Iterable[int]]) -> None:
         """Add integers to the sums; integers, so that the order of adding can't matter."""
@@ -59,7 +59,7 @@ class ShardFile:
     """A tar that samples are added to; `publish` gives it its name, anything else leaves no trace of it."""
 
     def __init__(self, folder: Path, building: Path, number: int) -> None:
-        from webdataset import TarWriter  # pulls in torch: only when a tar is written
+        from webdataset.writer import TarWriter  # pulls in torch: only when a tar is written
 
         self.name = shard_name(number)
         self.part = Part()
@@ -71,11 +71,14 @@ class ShardFile:
         self._file = self._staged.open("wb")
         self._tar = TarWriter(self._file, user="mmpt", group="mmpt", mode=0o644, mtime=0, encoder=False)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk, reported already
+            self._tar.close()
+        with suppress(OSError):
+            self._file.close()
         self._staged.unlink(missing_ok=True)
 
     def add(self, key: str, members: Mapping[str, Member], group: str, split: str) -> None:
@@ -166,6 +169,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _printable(text: str) -> str:
+    # file names that are not UTF-8 come as lone surrogates, which no JSON file can hold
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _plain(part: Part) -> dict[str, Any]:

@@ -5,15 +5,15 @@ from hashlib import blake2b
 from mmpt.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-Shares = tuple[float, float, float]
+Shares = tuple[float | int, float | int, float | int]
 
 
 def check_shares(shares: Shares) -> Shares:
     """Three shares that sum to 1; raises DataError otherwise."""
-    shares = tuple(float(share) for share in shares)
     if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise DataError(f"split takes three shares (train, validation, test) that sum to 1, got {shares}")
-    return shares
+    train, validation, test = (float(share) for share in shares)
+    return train, validation, test
 
 
 def split_of(group: str, shares: Shares) -> str:

@@ -83,7 +83,7 @@ def tokenizer_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _load(folder: Path) -> Any:  # noqa: ANN401
+def _load(folder: Path) -> Any:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such tokenizer folder")
     from transformers import AutoTokenizer
@@ -100,7 +100,7 @@ def _load(folder: Path) -> Any:  # noqa: ANN401
     return tokenizer
 
 
-def _save(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
+def _save(tokenizer: Any, folder: Path) -> None:
     staged = folder.with_name(f".{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     tokenizer.save_pretrained(str(staged))

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mmpt.data.building import Building
 from mmpt.data.encode import encode
@@ -26,10 +26,10 @@ class ShardWriter:
         with ShardWriter("data/birds", fields={"image": "jpg", "labels": "json"}) as writer:
             writer.write({"image": picture, "labels": {"species": "wren"}, "__group__": "photographer 7"})
 
-    A sample is a dict with any of the declared fields, and may say `__key__` (default: its number), `__group__` (default:
-    its key; samples of a group share a split) and `__split__` (default: from a hash of the group). Values: text str;
-    image PIL image or uint8 array (H W or H W C); json dict; array ndarray; audio (array, rate in Hz); or ready-made
-    bytes, which are stored unchanged after a full decode.
+    A sample is a dict with any of the declared fields, and may say `__key__` (default: its number), `__group__`
+    (default: its key; samples of a group share a split) and `__split__` (default: from a hash of the group). Values:
+    text str; image PIL image or uint8 array (H W or H W C); json dict; array ndarray; audio (array, rate in Hz); or
+    ready-made bytes, which are stored unchanged after a full decode.
 
     Killed or failed, the same program run again skips what finished shards hold. `manifest` is there after the block.
 
@@ -72,7 +72,7 @@ class ShardWriter:
         self._shard: ShardFile | None = None
         _check_endings(self.fields)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardWriter":
         plan = {
             "builder": "ShardWriter",
             "fields": {name: list(own.members) for name, own in self.fields.items()},
@@ -155,8 +155,8 @@ class ShardWriter:
     def _compare(self, old: Mapping[str, Any], key: str, group: str, split: str) -> None:
         if (old["key"], old["group"], old["split"]) != (key, group, split):
             raise DataError(
-                f"{self.folder}: half-built from other samples: number {self._count} was {old['key']}, now it is {key}; "
-                "write the same samples in the same order, or remove the folder"
+                f"{self.folder}: half-built from other samples: number {self._count} was {old['key']}, now it is "
+                f"{key}; write the same samples in the same order, or remove the folder"
             )
 
     def _replay(self) -> Iterator[dict[str, Any]]:

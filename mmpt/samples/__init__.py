@@ -1,0 +1,40 @@
+"""The small real data that comes with mmpt, and the shards made of it; see LICENSES.md beside this file."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from mmpt.errors import DataError
+
+FOLDER = Path(__file__).parent
+VOCABULARY = 4096
+PICTURE_SHARD = 500
+
+
+def build_samples(out: Path, console: Console) -> None:
+    """Write `out/text` and `out/images` (pictures with captions, in the text's tokens); what is there already stays."""
+    from mmpt.data.builders.images import build_images
+    from mmpt.data.builders.text import build_text
+
+    text, images = out / "text", out / "images"
+    if not _is_there(text, console):
+        build_text([FOLDER / "text" / "prose.jsonl.gz"], text, vocabulary=VOCABULARY)
+    if not _is_there(images, console):
+        table = FOLDER / "images" / "emoji.csv"
+        pictures = FOLDER / "images" / "emoji.zip"
+        build_images(
+            pictures, images, captions=table, labels=table, tokenizer=text / "tokenizer", samples_per_shard=PICTURE_SHARD
+        )
+
+
+def _is_there(folder: Path, console: Console) -> bool:
+    from mmpt.data.manifest import load_manifest
+
+    if not (folder / "manifest.json").exists():
+        return False
+    try:
+        samples = len(load_manifest(folder))
+    except DataError as error:
+        raise DataError(f"{error} (or remove {folder} to have it made again)") from error
+    console.print(f"{folder}: {samples} samples are there already", markup=False)
+    return True

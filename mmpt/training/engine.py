@@ -1,5 +1,6 @@
 """The one place that knows DeepSpeed: start-up, one optimiser step, and whole tensors in and out of any ZeRO stage."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -40,7 +41,8 @@ class Outcome(NamedTuple):
 
     finite: bool
     losses: dict[str, float]  # per unit of the global denominator
-    metrics: dict[str, float]
+    metrics: dict[str, tuple[float, float]]  # sum and count
+    gradient_norm: float  # before clipping
     extra: list[float]  # the numbers that the loop handed in, summed
     culprits: list[tuple[str, list[int]]]  # objective and uids of this rank's rows whose loss is not finite
 
@@ -206,8 +208,8 @@ class Engine:
                 self.engine.step()  # counts the micro-batch; the update waits for the summary
             steps.append(step._replace(losses={n: x._replace(total=x.total.detach()) for n, x in step.losses.items()}))
         outcome = self._summary(batches, steps, share, extra)
-        self._update(outcome.finite, learning_rate)
-        return outcome
+        norm = self._update(outcome.finite, learning_rate)
+        return outcome._replace(gradient_norm=norm)
 
     def _summary(self, batches: list[Batch], steps: list[Any], share: dict[str, Tensor], extra: list[float]) -> Outcome:
         metrics = list(steps[0].metrics)
@@ -220,24 +222,25 @@ class Engine:
         flag, *rest = numbers.tolist()  # the step's one wait for the device
         losses, rest = dict(zip(share, rest, strict=False)), rest[len(share) :]
         tops, counts, given_sums = rest[: len(metrics)], rest[len(metrics) : 2 * len(metrics)], rest[2 * len(metrics) :]
-        means = {name: top / max(count, 1) for name, top, count in zip(metrics, tops, counts, strict=True)}
+        figures = dict(zip(metrics, zip(tops, counts, strict=True), strict=True))
         culprits = []
         if flag:
             for batch, step in zip(batches, steps, strict=True):
                 for name, loss in step.losses.items():
                     culprits.append((name, batch.uid[~loss.rows.isfinite()].tolist()))
-        return Outcome(not flag, losses, means, given_sums, [c for c in culprits if c[1]])
+        return Outcome(not flag, losses, figures, 0.0, given_sums, [c for c in culprits if c[1]])
 
-    def _update(self, finite: bool, learning_rate: float) -> None:
+    def _update(self, finite: bool, learning_rate: float) -> float:
+        """Step, unless something was not finite; returns the norm of the gradient."""
         self.optimizer.held = not finite
         for group in (*self.optimizer.param_groups, *self.engine.optimizer.param_groups):
             group["lr"] = learning_rate
+        norm = None
+        if self.zero_stage == 0:  # where DeepSpeed clips without telling the norm
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self.engine.step()
-
-    def gradient_norm(self) -> float:
-        """Of the last update, before clipping."""
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else 0.0
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        return float(norm) if norm is not None else math.nan
 
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and moments by parameter name, whole, on the host; all ranks must call, rank 0 gets them."""

@@ -9,10 +9,6 @@ from mmpt.settings import DataSettings
 ENOUGH_TO_JUDGE = 10  # unreadable samples before their share says anything
 
 
-class Interrupted(Exception):  # noqa: N818
-    """A signal asked the run to stop; everything is saved."""
-
-
 class NonFiniteError(MmptError):
     """Too many updates in a row had a loss or gradient that is not finite."""
 

@@ -8,38 +8,31 @@ from typing import Any
 
 from rich.console import Console
 
-from mmpt.build import build_modalities, build_model, build_sources, facts_of, load_weights
-from mmpt.data.batches import MicroBatch, MicroBatches, share_of, steps_from
+from mmpt.build import load_weights
+from mmpt.data.batches import MicroBatch, MicroBatches, steps_from
 from mmpt.data.source import UID_SHIFT, Source
-from mmpt.errors import CheckpointError
+from mmpt.errors import CheckpointError, Interrupted
 from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
 from mmpt.training.engine import Engine, Outcome, World
-from mmpt.training.guards import BadSamples, Interrupted, Interruption, NonFinite
+from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
 from mmpt.training.progress import Display, Meter
-from mmpt.training.run import environment, prepare
+from mmpt.training.run import environment
 from mmpt.training.schedules import learning_rate
 
 
-def pretrain(recipe: Recipe, run: Path, world: World, console: Console) -> Path:
+def pretrain(
+    recipe: Recipe, run: Path, world: World, console: Console, sources: list[Source], model: MaskedModel, batches: MicroBatches
+) -> Path:
     """Train to the last step, going on from the newest whole checkpoint; returns that of the last step.
 
-    Raises ConfigError for a recipe that can't be used or is not the run's, DataError when too many samples can't be read,
-    CheckpointError when a save fails, NonFiniteError after too many bad updates, Interrupted after a signal.
+    Raises DataError when too many samples can't be read, CheckpointError when a save fails, NonFiniteError after too many
+    bad updates, Interrupted after a signal.
     """
-    facts = facts_of(recipe)
-    modalities = build_modalities(recipe.streams, facts)
-    sources = build_sources(recipe, modalities)
-    share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, world.rank, world.ranks)
-    model = build_model(recipe, modalities)
-    _agreed(world, lambda: prepare(run, recipe, facts, sources))
     with Interruption() as interruption:
-        loop = Loop(recipe, run, world, console, sources, model)
-        weights = [source.weight for source in recipe.data.sources.values()]
-        steps = MicroBatches(sources, weights, recipe.training.steps, recipe.training.seed, share)
-        return loop.go(steps, interruption)
+        return Loop(recipe, run, world, console, sources, model, batches).go(interruption)
 
 
 def _agreed(world: World, action: Any) -> None:  # noqa: ANN401
@@ -61,23 +54,29 @@ class Loop:
     """One run's state between steps."""
 
     def __init__(
-        self, recipe: Recipe, run: Path, world: World, console: Console, sources: list[Source], model: MaskedModel
+        self,
+        recipe: Recipe,
+        run: Path,
+        world: World,
+        console: Console,
+        sources: list[Source],
+        model: MaskedModel,
+        batches: MicroBatches,
     ) -> None:
-        self.recipe, self.run, self.world, self.sources = recipe, run, world, sources
+        self.recipe, self.run, self.world, self.sources, self.batches = recipe, run, world, sources, batches
         self.settings = recipe.training
         newest = _agreed_latest(run, world)
         saved = checkpoint.load(newest) if newest else None
         state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
         if saved:
             load_weights(model, saved.weights)
-        share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, world.rank, world.ranks)
         self.engine = Engine(
             model,
             self.settings,
             recipe.deepspeed,
             world,
             batch_size=recipe.data.batch_size,
-            accumulation=share.accumulation,
+            accumulation=batches.share.accumulation,
         )
         if saved:
             self.engine.set_moments(saved.moments, state["updates"])
@@ -91,16 +90,13 @@ class Loop:
         self.record = Record(run, self.step) if world.rank == 0 else None
         self.meter = Meter()
 
-    def go(self, micro_batches: MicroBatches, interruption: Interruption) -> Path:
+    def go(self, interruption: Interruption) -> Path:
         """All steps that are left."""
-        checkpoints = self.run / "checkpoints"
-        if self.step >= self.settings.steps:
-            self.display.say(f"{self.run}: complete, all {self.settings.steps} steps are done; nothing was changed")
-            return checkpoints / f"step-{self.step:09d}"
-        if self.step:
-            self.display.say(f"{self.run}: going on from step {self.step} of {self.settings.steps}")
+        ranks = f"{self.world.ranks} rank{'s' * (self.world.ranks > 1)} on {self.world.device.type}"
+        verb = "going on from" if self.step else "beginning at"
+        self.display.say(f"{self.run}: {verb} step {self.step} of {self.settings.steps}, {ranks}")
         pin = self.world.device.type == "cuda"
-        batches = steps_from(micro_batches, self.step, workers=self.recipe.data.workers, pin_memory=pin)
+        batches = steps_from(self.batches, self.step, workers=self.recipe.data.workers, pin_memory=pin)
         with self.display:
             saved = self._train(batches, interruption)
         if self.record:
@@ -162,12 +158,12 @@ class Loop:
 
     def _log(self, outcome: Outcome, source: str, rate: float) -> None:
         done = self.step + 1
+        self.meter.add_metrics(outcome.metrics)
         if self.record is None or (done % self.settings.log_every and done != self.settings.steps):
             return
         values = {
-            **outcome.metrics,
             "learning_rate": rate,
-            "gradient_norm": self.engine.gradient_norm(),
+            "gradient_norm": outcome.gradient_norm,
             "skipped_updates": float(self.nonfinite.total + (not outcome.finite)),
             "bad_samples": float(self.bad.bad + outcome.extra[1]),
             **self.meter.read(),

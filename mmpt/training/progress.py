@@ -39,23 +39,34 @@ def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
 
 
 class Meter:
-    """Rates over the steps since the last look."""
+    """Rates and means over the steps since the last look."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._began = time.perf_counter()
         self._sums = {"samples": 0.0, "tokens": 0.0, "places": 0.0, "waited": 0.0, "steps": 0.0}
+        self._metrics: dict[str, tuple[float, float]] = {}
 
     def add(self, *, samples: float, tokens: float, places: float, waited: float) -> None:
         """One step: samples, valid tokens and places over all ranks, seconds that this rank waited for data."""
         for name, value in zip(self._sums, (samples, tokens, places, waited, 1), strict=True):
             self._sums[name] += value
 
+    def add_metrics(self, metrics: dict[str, tuple[float, float]]) -> None:
+        """One step's figures as (sum, count); a step without a stream adds nothing to its figures."""
+        for name, (total, count) in metrics.items():
+            before = self._metrics.get(name, (0.0, 0.0))
+            self._metrics[name] = before[0] + total, before[1] + count
+
     def read(self) -> dict[str, float]:
-        """samples and tokens a second, seconds a step, shares of padding and of waiting for data; starts anew."""
+        """Means of the metrics; samples and tokens a second, seconds a step, shares of padding and of waiting; starts anew."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        sums = self._sums
-        self.__init__()
+        sums, metrics = self._sums, self._metrics
+        self._start()
         return {
+            **{name: total / max(count, 1) for name, (total, count) in sorted(metrics.items())},
             "samples_per_second": sums["samples"] / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
             "seconds_per_step": seconds / max(sums["steps"], 1),

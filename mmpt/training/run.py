@@ -36,7 +36,7 @@ def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequenc
         _same_recipe(run, file.read_text(encoding="utf-8"), text)
         _same_data(run, json.loads((run / "data.json").read_text(encoding="utf-8")), fingerprints)
         return
-    if run.exists() and any(path.name != "log.txt" for path in run.iterdir()):
+    if run.exists() and any(not path.name.startswith("log") for path in run.iterdir()):
         raise ConfigError(f"{run}: is not empty and not a run of mmpt; choose another --out")
     run.mkdir(parents=True, exist_ok=True)
     save_facts(run, facts)

@@ -54,11 +54,9 @@ class DocumentParser:
     group_key: str = "group"
 
     def __call__(self, record: TextRecord) -> Document:
-        if record.content is None:
-            raise DataError(record.damage)
         if isinstance(record.content, Path):
             return self._whole(record.content, record.name)
-        values = parse_object(record.content) if isinstance(record.content, bytes) else dict(record.content)
+        values = row_of(record)
         if self.text_key not in values:
             raise DataError(f"no '{self.text_key}' here; it has {', '.join(map(str, values)) or 'nothing'}")
         text = values.pop(self.text_key)
@@ -79,11 +77,20 @@ class DocumentParser:
         return _checked(Document(decode_text(data.removeprefix(BOM)), name, labels))
 
 
+def row_of(record: TextRecord) -> dict[str, Any]:
+    """The keys and values of a JSON line or table row; raises DataError for a bad one."""
+    if isinstance(record.content, bytes):
+        return parse_object(record.content)
+    if isinstance(record.content, dict):
+        return dict(record.content)
+    raise DataError(record.damage)
+
+
 def parse_object(line: bytes) -> dict[str, Any]:
     """A JSON object of one line."""
     try:
         value = json.loads(decode_text(line))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})") from error
     if not isinstance(value, dict):
         raise DataError(f"expected a JSON object, got {type(value).__name__}")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from mmpt.data.builders.parallel import Draft, build_shards
+from mmpt.data.builders.parallel import Draft, build_shards, check_work
 from mmpt.data.builders.pictures import PictureRecord, picture_records, read_picture
 from mmpt.data.builders.progress import Progress
 from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
@@ -106,6 +106,7 @@ def build_images(
     """
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1 pixel, got {size}")
+    check_work((samples_per_shard, shard_bytes), processes)
     tables = list(dict.fromkeys(Path(table) for table in (captions, labels) if table))
     rejected, shares = Part(), check_shares(split)
     records = picture_records(Path(source), tables, rejected)
@@ -196,7 +197,7 @@ def pixel_sums(picture: Image.Image) -> dict[str, list[int]]:
 
 
 def picture_statistics(parts: Sequence[Part]) -> Mapping[str, Any]:
-    """Mean and standard deviation a channel (values in [0, 1], all pixels of the training split) and sizes in pixels."""
+    """Mean and deviation a channel (values in [0, 1], all pixels of the training split), and sizes in pixels."""
     total, sizes = Part(), dict[str, list[int]]()
     for part in parts:
         total.add_tally(part.tally)

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from mmpt.data.building import Building
 from mmpt.data.builders.progress import Progress
+from mmpt.data.building import Building
 from mmpt.data.encode import Member
 from mmpt.data.shard import Part, ShardFile
 from mmpt.data.split import Shares, split_of
@@ -24,6 +25,7 @@ R = TypeVar("R")
 AHEAD = 2  # tasks a process may have waiting: bounds memory
 
 
+@runtime_checkable
 class Record(Protocol):
     """An input of a builder; place names it for people (file, line), size is its weight in bytes."""
 
@@ -95,6 +97,14 @@ def build_shards(
     return [parts[number] for number in sorted(parts)]
 
 
+def check_work(limits: tuple[int, int], processes: int) -> None:
+    """Raises DataError for numbers that no work can be done with."""
+    if min(limits) < 1:
+        raise DataError(f"samples and bytes a shard must be at least 1, got {limits[0]} and {limits[1]}")
+    if processes < 1:
+        raise DataError(f"processes must be at least 1, got {processes}")
+
+
 def build_shard(task: ShardTask) -> tuple[int, Part]:
     """Make and publish one shard; the work of one process."""
     with ShardFile(task.building, task.building / ".building", task.number) as shard:
@@ -119,17 +129,18 @@ def run_tasks(function: Callable[[T], R], tasks: Iterable[T], processes: int) ->
     Raises:
         DataError: a process died, for want of memory for example.
     """
-    if processes < 1:
-        raise DataError(f"processes must be at least 1, got {processes}")
-    if processes == 1:
-        yield from map(function, tasks)
+    check_work((1, 1), processes)
+    tasks = iter(tasks)
+    head = list(islice(tasks, 2))
+    if processes == 1 or len(head) < 2:  # a single task is not worth starting processes
+        yield from map(function, chain(head, tasks))
         return
     # spawn: forking after tokenizers or rich have started threads can hang
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker)
     waiting: deque[Future[R]] = deque()
     try:
-        for task in tasks:
+        for task in chain(head, tasks):
             waiting.append(pool.submit(function, task))
             if len(waiting) >= processes * AHEAD:
                 yield waiting.popleft().result()

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from mmpt.data.builders.documents import LINES, TABLES, parse_object, read_rows
+from mmpt.data.builders.documents import LINES, TABLES, read_rows, row_of
 from mmpt.data.shard import Part
 from mmpt.errors import DataError
 
@@ -93,9 +93,7 @@ def read_table(path: Path, rejected: Part) -> Table:
     table, columns = Table(), set[str]()
     for record in read_rows(path, path.name):
         try:
-            if record.content is None:
-                raise DataError(record.damage)
-            row = parse_object(record.content) if isinstance(record.content, bytes) else dict(record.content)
+            row = row_of(record)
             columns |= row.keys()
             name = str(row.pop("file", "")).removeprefix("./")
             if not name:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -27,10 +26,11 @@ class Progress:
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(what, total=total)
+            bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = bar.add_task(what, total=total)
+            self._bar = bar
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
         return self

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mmpt.data.building import Building, nothing_good
 from mmpt.data.manifest import Manifest
@@ -14,6 +14,7 @@ from mmpt.data.tokenizer import adopt_tokenizer, train_tokenizer
 from mmpt.errors import DataError
 
 
+@runtime_checkable
 class Texts(Protocol):
     """Texts of the training split; after a pass it knows how many were good, in training, and bad."""
 

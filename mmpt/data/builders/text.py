@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mmpt.data.builders.documents import DocumentParser, TextRecord, text_files, text_records
-from mmpt.data.builders.parallel import Draft, build_shards
+from mmpt.data.builders.parallel import Draft, build_shards, check_work
 from mmpt.data.builders.progress import Progress
 from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
 from mmpt.data.building import Building
@@ -87,6 +87,7 @@ def build_text(
     Raises:
         DataError: sources, settings or folder can't be used, or there is no good document.
     """
+    check_work((samples_per_shard, shard_bytes), processes)
     files = text_files([Path(source) for source in sources])
     shares = check_shares(split)
     settings = {

@@ -1,0 +1,129 @@
+"""The verbs around training: samples, recipes, describe, pretrain, probe, report."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+EXITS = """exit codes:
+  0  complete    2  a mistake in the recipe, the data or the call    3  interrupted; saved, the same command goes on
+"""
+
+
+def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """All of them."""
+    samples = _verb(verbs, "samples", "make shards of the small real data that comes with mmpt", "mmpt samples shards")
+    samples.add_argument("out", metavar="DIR", help="gets text/ and images/")
+    samples.set_defaults(run=run_samples)
+
+    recipes = _verb(verbs, "recipes", "list the recipes that come with mmpt", "mmpt recipes")
+    recipes.set_defaults(run=run_recipes)
+
+    describe = _verb(
+        verbs, "describe", "print what a recipe comes to, without training", "mmpt describe quickstart trunk.depth=6"
+    )
+    _add_recipe(describe)
+    describe.add_argument("--ranks", type=int, default=1, help="processes to plan for (default: 1)")
+    describe.set_defaults(run=run_describe)
+
+    pretrain = _verb(
+        verbs,
+        "pretrain",
+        "pretrain a recipe, or go on with what the run folder holds",
+        "mmpt pretrain quickstart --out runs/first training.steps=1000\n"
+        "  deepspeed --num_accelerators 2 --module mmpt pretrain quickstart --out runs/first",
+        EXITS,
+    )
+    _add_recipe(pretrain)
+    pretrain.add_argument("--out", metavar="RUN", help="run folder (default: runs/NAME of the recipe)")
+    pretrain.set_defaults(run=run_pretrain)
+
+    probe = _verb(
+        verbs,
+        "probe",
+        "linear and kNN probe of a run's frozen features, beside the untrained encoder",
+        "mmpt probe runs/quickstart shards/images --label label",
+    )
+    probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    probe.add_argument("data", metavar="DATA", help="data set with labels")
+    probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
+    probe.set_defaults(run=run_probe)
+
+    report = _verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
+    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    report.set_defaults(run=run_report)
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, example: str, more: str = ""
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example:\n  {example}\n{more and f'{chr(10)}{more}'}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_recipe(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name that 'mmpt recipes' lists")
+    verb.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace the recipe's, as a.b.c=value")
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def run_samples(arguments: argparse.Namespace) -> int:
+    """`mmpt samples`."""
+    from mmpt.samples import build_samples
+
+    build_samples(Path(arguments.out), _console())
+    return 0
+
+
+def run_recipes(arguments: argparse.Namespace) -> int:
+    """`mmpt recipes`."""
+    from mmpt.recipes import recipes
+
+    found = recipes()
+    width = max((len(recipe.name) for recipe in found), default=0)
+    sys.stdout.write("".join(f"{recipe.name:<{width}}  {recipe.line}\n" for recipe in found))
+    return 0
+
+
+def run_describe(arguments: argparse.Namespace) -> int:
+    """`mmpt describe`."""
+    from mmpt.describe import describe
+
+    describe(arguments.recipe, arguments.settings, ranks=arguments.ranks, console=_console())
+    return 0
+
+
+def run_pretrain(arguments: argparse.Namespace) -> int:
+    """`mmpt pretrain`."""
+    sys.path.insert(0, "")  # parts of the user's own, named as my_package.my_part
+    from mmpt.training.command import pretrain_recipe
+
+    pretrain_recipe(arguments.recipe, *arguments.settings, out=arguments.out)
+    return 0
+
+
+def run_probe(arguments: argparse.Namespace) -> int:
+    """`mmpt probe`."""
+    from mmpt.downstream.probe import probe
+
+    console = _console()
+    result = probe(Path(arguments.run_folder), Path(arguments.data), label=arguments.label, console=console)
+    console.print(result.table())
+    return 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """`mmpt report`."""
+    from mmpt.report import write_report
+
+    _console().print(f"report: {write_report(Path(arguments.run_folder))}", markup=False)
+    return 0

@@ -1,0 +1,98 @@
+"""What a recipe comes to, without training it: sizes, steps, memory and the learning-rate curve, in numbers."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmpt.build import count_parameters
+from mmpt.config import dump_yaml, load_settings
+from mmpt.data.batches import source_shares
+from mmpt.recipes import find_recipe
+from mmpt.settings import Recipe
+from mmpt.training.command import Built, build
+from mmpt.training.schedules import learning_rate
+
+SAMPLED_STEPS = 2
+
+
+def describe(recipe: str | Path, overrides: list[str], *, ranks: int, console: Console) -> None:
+    """Print it; raises what pretraining it would raise before its first step."""
+    settings = load_settings(find_recipe(recipe), overrides, Recipe)
+    built = build(settings, 0, ranks)
+    console.print(dump_yaml(settings), markup=False)
+    console.print(_parameters(built))
+    console.print(_sources(built))
+    for line in (*_steps(built, ranks), _memory(built, ranks)):
+        console.print(line, markup=False)
+    console.print(_rates(settings))
+
+
+def _parameters(built: Built) -> Table:
+    table = Table("part", "parameters", title="parameters")
+    backbone = built.model.backbone
+    rows = {
+        **{f"encoder {name}": [module] for name, module in backbone.encoders.items()},
+        "trunk": [backbone.trunk],
+        "objective (its own)": [built.model.objective],
+        "all": [built.model],
+    }
+    backbone_only = count_parameters([backbone])
+    for name, modules in rows.items():
+        count = count_parameters(modules)
+        if name.startswith("objective"):
+            count = count_parameters([built.model]) - backbone_only
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def _sources(built: Built) -> Table:
+    table = Table("source", "share of steps", "bins", "steps an epoch", "tokens an epoch", title="data")
+    weights = [source.weight for source in built.recipe.data.sources.values()]
+    for row in source_shares(built.sources, weights, built.recipe.data.batch_size):
+        share, steps = f"{row['share']:.1%}", f"{row['steps_per_epoch']:.1f}"
+        table.add_row(str(row["source"]), share, f"{row['bins']:,}", steps, f"{row['tokens_per_epoch']:,}")
+    return table
+
+
+def _steps(built: Built, ranks: int) -> list[str]:
+    share = built.batches.share
+    lines = [
+        f"a step: {built.recipe.data.batch_size} bins = {ranks} ranks x {share.accumulation} micro-batches x {share.bins} bins"
+    ]
+    for number, source in enumerate(built.sources):
+        own = [step for step in range(len(built.batches.chosen)) if built.batches.chosen[step] == number][:SAMPLED_STEPS]
+        micro = [built.batches[step * share.accumulation] for step in own]
+        if not micro:
+            lines.append(f"tokens a step of '{source.name}': none, the run is too short for its weight")
+            continue
+        scale = ranks * share.accumulation / len(micro)
+        tokens, places = (sum(getattr(m, name) for m in micro) * scale for name in ("tokens", "places"))
+        lines.append(f"tokens a step of '{source.name}': {tokens:,.0f} useful of {places:,.0f} ({1 - tokens / places:.1%} padding)")
+    return lines
+
+
+def _memory(built: Built, ranks: int) -> str:
+    """Weights, gradients and moments exactly; activations by a rule of thumb."""
+    stage = built.recipe.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    weights = count_parameters([built.model])
+    parts = {"weights": 4, "gradients": 4, "moments": 8}
+    shared = {0: (), 1: ("moments",), 2: ("moments", "gradients"), 3: ("moments", "gradients", "weights")}[stage]
+    fixed = sum(size * weights / (ranks if name in shared else 1) for name, size in parts.items())
+    trunk = built.recipe.trunk.settings
+    places = max(built.batches[0].places, 1)
+    per_block = 34 if not trunk.get("checkpointing") else 2
+    activations = places * trunk.get("width", 0) * trunk.get("depth", 0) * per_block * 2
+    return (
+        f"memory a rank, estimated: {fixed / 2**20:,.0f} MiB for weights, gradients and moments (ZeRO stage {stage}), about "
+        f"{activations / 2**20:,.0f} MiB for the activations of a micro-batch with nothing dropped"
+    )
+
+
+def _rates(settings: Recipe) -> Table:
+    steps, optimizer = settings.training.steps, settings.training.optimizer
+    table = Table("step", "learning rate", title="learning rate")
+    marks = {0, optimizer.warmup_steps, steps - 1, *(steps * part // 8 for part in range(8))}
+    for step in sorted(mark for mark in marks if 0 <= mark < steps):
+        table.add_row(f"{step:,}", f"{learning_rate(optimizer, step, steps):.3e}")
+    return table

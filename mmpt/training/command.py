@@ -1,0 +1,97 @@
+"""`mmpt pretrain`: everything that can be checked is checked before a process group or a GPU is touched."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from mmpt.build import build_modalities, build_model, build_sources, facts_of
+from mmpt.config import load_settings
+from mmpt.data.batches import MicroBatches, share_of
+from mmpt.data.source import Source
+from mmpt.encoders import Facts
+from mmpt.model import MaskedModel
+from mmpt.recipes import find_recipe
+from mmpt.settings import Recipe
+from mmpt.training import engine
+from mmpt.training.progress import quiet
+from mmpt.training.run import is_complete, prepare
+
+
+class Built(NamedTuple):
+    """What a recipe comes to for one rank."""
+
+    recipe: Recipe
+    facts: dict[str, Facts]
+    sources: list[Source]
+    model: MaskedModel
+    batches: MicroBatches
+
+
+def build(recipe: Recipe, rank: int, ranks: int) -> Built:
+    """Wire all parts; raises ConfigError or DataError for whatever can't be."""
+    engine.check_settings(recipe.deepspeed)
+    facts = facts_of(recipe)
+    modalities = build_modalities(recipe.streams, facts)
+    sources = build_sources(recipe, modalities)
+    share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, rank, ranks)
+    weights = [source.weight for source in recipe.data.sources.values()]
+    batches = MicroBatches(sources, weights, recipe.training.steps, recipe.training.seed, share)
+    return Built(recipe, facts, sources, build_model(recipe, modalities), batches)
+
+
+def pretrain_recipe(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:
+    """Pretrain, or go on with what the run folder holds; returns the run folder.
+
+    Args:
+        recipe: a YAML file, or the name of a recipe that comes with mmpt.
+        overrides: `a.b.c=value`.
+        out: the run folder; `runs/NAME` by default.
+
+    Raises:
+        ConfigError: for a recipe that can't be used, or a folder that holds another recipe's run.
+        DataError: for shards that can't be used, or too many unreadable samples.
+        CheckpointError: when a save fails; the last checkpoint is untouched.
+        NonFiniteError: after too many updates in a row that were not finite.
+        Interrupted: after SIGTERM or SIGINT; everything is saved.
+    """
+    file = find_recipe(recipe)
+    settings = load_settings(file, list(overrides), Recipe)
+    run = Path(out) if out else Path("runs") / file.stem
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    built = build(settings, rank, ranks)
+    if rank == 0:
+        prepare(run, settings, built.facts, built.sources)
+        if is_complete(run, settings):
+            Console(highlight=False, soft_wrap=True).print(
+                f"{run}: complete, all {settings.training.steps} steps are done; nothing was changed", markup=False
+            )
+            return run
+    elif is_complete(run, settings):
+        return run
+    log = "log.txt" if rank == 0 else f"log-rank{rank:05d}.txt"
+    with quiet(run / log, speaks=rank == 0) as console:
+        _train(built, run, console)
+    if rank == 0:
+        finish(run)
+    return run
+
+
+def _train(built: Built, run: Path, console: Console) -> None:
+    from mmpt.training.pretrain import pretrain
+
+    world = engine.start(built.recipe.deepspeed)
+    try:
+        pretrain(built.recipe, run, world, console, built.sources, built.model, built.batches)
+    finally:
+        engine.stop()
+
+
+def finish(run: Path, parts: Sequence[str] = ()) -> None:
+    """The report, once the last step is saved."""
+    from mmpt.report import write_report
+
+    report = write_report(run)
+    Console(highlight=False, soft_wrap=True).print(f"{run}: complete; the report is {report}", markup=False)

@@ -1,0 +1,169 @@
+"""The command line as a user has it: one process, and the real launcher with two ranks."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from running import mmpt, start, wait_for, write_recipe
+from safetensors.torch import load_file
+
+from mmpt.training.checkpoint import latest
+from mmpt.training.ledger import read_lines
+
+
+def weights(run):
+    newest = latest(run / "checkpoints")
+    assert newest is not None
+    return load_file(newest / "model.safetensors")
+
+
+def close(one, other, tolerance=2e-5):
+    """All but the key biases: softmax ignores them, so their gradient is rounding noise that Adam makes large."""
+    for name, value in one.items():
+        difference = (value - other[name]).abs()
+        if name.endswith("qkv.bias"):
+            third = len(difference) // 3
+            difference = torch.cat([difference[:third], difference[2 * third :]])
+        assert difference.max() < tolerance, name
+    return True
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, shards):
+    """A finished run of one process."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = write_recipe(folder, shards)
+    done = mmpt("pretrain", recipe, "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run", recipe, done
+
+
+def test_a_run_shows_its_progress_in_plain_lines_and_keeps_chatter_in_the_log(run):
+    folder, _, done = run
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == ["4/12", "8/12", "12/12"]
+    assert lines[0].endswith("beginning at step 0 of 12, 1 rank on cpu")
+    assert all(word in lines[1] for word in ("loss", "lr", "samples/s", "tokens/s", "data-wait", "padding", "left"))
+    assert "report.html" in lines[-1]
+    assert (folder / "log.txt").exists()
+
+
+def test_a_run_folder_holds_everything_that_is_needed_later(run):
+    folder, _, _ = run
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000000008", "step-000000012"]
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert [line["done"] for line in read_lines(folder / "metrics.jsonl")] == [4, 8, 12]
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    resolved = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert resolved["training"]["optimizer"]["schedule"] == "cosine"
+
+
+def test_the_resolved_recipe_gives_the_same_run(run, tmp_path):
+    folder, _, _ = run
+    done = mmpt("pretrain", folder / "recipe.yaml", "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    again, before = weights(tmp_path / "again"), weights(folder)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+def test_a_finished_run_says_that_it_is_complete_and_changes_nothing(run):
+    folder, recipe, _ = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = mmpt("pretrain", recipe, "--out", folder)
+    assert done.returncode == 0
+    assert "complete, all 12 steps are done; nothing was changed" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_another_recipe_on_the_same_run_folder_is_refused_with_the_difference(run):
+    folder, recipe, _ = run
+    done = mmpt("pretrain", recipe, "--out", folder, "training.optimizer.learning_rate=0.5")
+    assert done.returncode == 2
+    assert "-    learning_rate: 0.01" in done.stderr
+    assert "+    learning_rate: 0.5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_left_alone(run, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    done = mmpt("pretrain", run[1], "--out", tmp_path)
+    assert (done.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["thesis.tex"])
+    assert "not a run of mmpt" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("trunk.dept=3", "did you mean 'depth'?"),
+        ("objective.streams.image.predictor=mlp", "corruption 'drop' leaves hidden tokens out"),
+        ("data.sources.prose.shards=nowhere", "there is no manifest.json"),
+        ("data.batch_size=8 data.micro_batch_size=3", "does not divide the 8"),
+        ("deepspeed.train_batch_size=8", "mmpt fills this in; set data.batch_size instead"),
+        ("deepspeed.zero_optimization.stage=7", "zero_optimization"),
+        ("objective.streams.image.masking.unit=word", "has a meaning for text only"),
+        ("data.sources.prose.layout.length=16", "can't hold a document of 32"),
+        ("streams.image.patch=5", "does not divide size 16"),
+        ("trunk.heads=3", "width 16 can't be shared by 3 heads"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_exit_code_two_and_leaves_nothing(run, tmp_path, override, sentence):
+    done = mmpt("pretrain", run[1], "--out", tmp_path / "run", *override.split())
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_under_the_launcher_learn_what_one_process_learns(run, tmp_path, stage):
+    folder, recipe, _ = run
+    settings = [f"deepspeed.zero_optimization.stage={stage}", "data.workers=1"]
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings, ranks=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("step 12/12") == 1  # one rank speaks
+    assert close(weights(folder), weights(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_one_times_eight_and_two_micro_batches_of_four_learn_the_same(run, tmp_path):
+    folder, recipe, _ = run
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", "data.micro_batch_size=4")
+    assert done.returncode == 0, done.stderr
+    assert close(weights(folder), weights(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_ranks(run, tmp_path, first, then):
+    folder, recipe, _ = run
+    arguments = ("pretrain", recipe, "--out", tmp_path / "run", "deepspeed.zero_optimization.stage=2")
+    process = start(*arguments, "training.save_every=1", ranks=first)
+    wait_for(lambda: latest(tmp_path / "run" / "checkpoints") is not None)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    done = mmpt(*arguments, "training.save_every=1", ranks=then)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert close(weights(folder), weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_exits_with_its_own_code(run, tmp_path, number):
+    folder, recipe, _ = run
+    arguments = ("pretrain", recipe, "--out", tmp_path / "run", "training.log_every=1")
+    process = start(*arguments)
+    assert process.stdout is not None
+    seen = process.stdout.readline()
+    process.send_signal(number)
+    output = seen + process.communicate(timeout=120)[0]
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 3, output
+    assert "stopped by a signal after step" in output
+    assert mmpt(*arguments).returncode == 0
+    final, straight = weights(tmp_path / "run"), weights(folder)
+    assert all(torch.equal(final[name], straight[name]) for name in straight)

@@ -1,0 +1,122 @@
+"""How tests run mmpt as a user does: in a process of its own, on real shards, with a small recipe."""
+
+import csv
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+from mmpt.data.builders.images import build_images
+from mmpt.data.builders.text import build_text
+from mmpt.samples import FOLDER
+
+RECIPE = """
+streams:
+  text: {type: text, max_length: 32}
+  image: {type: image, size: 16, patch: 4, crop_scale: [0.5, 1.0], flip: true}
+trunk: {type: transformer, width: 16, depth: 2, heads: 2, drop_path: 0.1}
+objective:
+  type: masked_prediction
+  streams:
+    text:
+      masking: {ratio: 0.3, unit: word}
+      corruption: {type: replace, keep: 0.1, random: 0.1}
+      predictor: tied
+      target: token_ids
+    image:
+      masking: {ratio: 0.75}
+      corruption: drop
+      predictor: {type: decoder, width: 16, depth: 1, heads: 2}
+      target: pixels
+data:
+  sources:
+    prose: {shards: SHARDS/text, streams: [text], weight: 2, layout: {type: pack, length: 64}}
+    pictures: {shards: SHARDS/images, streams: [image]}
+    captioned: {shards: SHARDS/images, streams: [image, text]}
+  batch_size: 8
+  workers: 0
+training:
+  steps: 12
+  log_every: 4
+  save_every: 4
+  optimizer: {learning_rate: 1e-2, eps: 1e-4, warmup_steps: 2}
+"""
+
+
+def write_recipe(folder: Path, shards: Path, name: str = "small.yaml") -> Path:
+    """The recipe above over these shards."""
+    path = folder / name
+    path.write_text(RECIPE.replace("SHARDS", str(shards)), encoding="utf-8")
+    return path
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, no launcher's variables."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    return {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "NO_COLOR": "1"}
+
+
+def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
+    """`mmpt ...` on one process, `deepspeed --module mmpt ...` on several."""
+    tail = [str(argument) for argument in arguments]
+    if ranks == 1:
+        return [sys.executable, "-m", "mmpt", *tail]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    port = 29500 + os.getpid() % 2000
+    return [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(port), "--module", "mmpt", *tail]
+
+
+def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return subprocess.run(
+        command(*arguments, ranks=ranks), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300, check=False
+    )
+
+
+def start(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Run in the background, in a process group of its own."""
+    return subprocess.Popen(
+        command(*arguments, ranks=ranks),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the process and all its children, as an out-of-memory killer or a power cut would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    """Poll until it holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            raise TimeoutError(f"not within {seconds} seconds: {condition}")
+        time.sleep(0.01)
+
+
+def build_small_shards(folder: Path) -> Path:
+    """A small part of the real sample data: 120 passages and 60 captioned pictures."""
+    with gzip.open(FOLDER / "text" / "prose.jsonl.gz", "rt", encoding="utf-8") as file:
+        passages = file.readlines()
+    (folder / "prose.jsonl").write_text("".join(passages[:: len(passages) // 120]), encoding="utf-8")
+    pictures, table = folder / "pictures", FOLDER / "images" / "emoji.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with zipfile.ZipFile(FOLDER / "images" / "emoji.zip") as archive:
+        archive.extractall(pictures, [row["file"] for row in rows[:: len(rows) // 60]])
+    build_text([folder / "prose.jsonl"], folder / "text", vocabulary=600, processes=1, samples_per_shard=50)
+    build_images(
+        pictures, folder / "images", captions=table, labels=table, tokenizer=folder / "text" / "tokenizer", processes=1
+    )
+    return folder
