@@ -12,7 +12,7 @@ pretrain: $(VENV)/.installed
 	$(BIN)/mmpt samples $(SHARDS)
 	$(BIN)/mmpt pretrain quickstart --out $(RUN)
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/text --label label
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/images --label label
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/images --label label --streams image
 	$(BIN)/mmpt report $(RUN)
 
 test: $(VENV)/.installed

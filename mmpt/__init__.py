@@ -1,0 +1,64 @@
+"""Multimodal masked-modelling pretraining: one trunk, plain WebDataset shards, DeepSpeed.
+
+The names below are the public ones; each is imported when it is first asked for, so that `import mmpt` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmpt.data.builders.images import build_images
+    from mmpt.data.builders.text import build_text
+    from mmpt.data.index import index_folder
+    from mmpt.data.inspect import inspect_folder
+    from mmpt.data.manifest import Manifest, load_manifest
+    from mmpt.data.writer import ShardWriter
+    from mmpt.downstream.encoder import Encoder, load
+    from mmpt.downstream.probe import probe
+    from mmpt.downstream.result import ProbeResult
+    from mmpt.errors import CheckpointError, ConfigError, DataError, MmptError
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Encoder",
+    "Manifest",
+    "MmptError",
+    "ProbeResult",
+    "ShardWriter",
+    "build_images",
+    "build_text",
+    "index_folder",
+    "inspect_folder",
+    "load",
+    "load_manifest",
+    "probe",
+]
+
+_HOMES = {
+    "mmpt.data.builders.images": ("build_images",),
+    "mmpt.data.builders.text": ("build_text",),
+    "mmpt.data.index": ("index_folder",),
+    "mmpt.data.inspect": ("inspect_folder",),
+    "mmpt.data.manifest": ("Manifest", "load_manifest"),
+    "mmpt.data.writer": ("ShardWriter",),
+    "mmpt.downstream.encoder": ("Encoder", "load"),
+    "mmpt.downstream.probe": ("probe",),
+    "mmpt.downstream.result": ("ProbeResult",),
+    "mmpt.errors": ("CheckpointError", "ConfigError", "DataError", "MmptError"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(module), name)
+            globals()[name] = value  # the next look finds it without coming here
+            return value
+    raise AttributeError(f"module 'mmpt' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

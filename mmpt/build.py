@@ -37,7 +37,8 @@ def facts_of(recipe: Recipe) -> dict[str, Facts]:
             origin.setdefault(stream, name)
     missing = [stream for stream in recipe.streams if stream not in facts]
     if missing:
-        raise ConfigError(f"streams.{missing[0]}: no source feeds this stream; name it in a source's `streams`, or remove it")
+        advice = "name it in a source's `streams`, or remove it"
+        raise ConfigError(f"streams.{missing[0]}: no source feeds this stream; {advice}")
     return {stream: facts[stream] for stream in recipe.streams}
 
 
@@ -93,7 +94,9 @@ def load_facts(run: Path) -> dict[str, Facts]:
     try:
         plain = json.loads((run / "facts.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{run / 'facts.json'}: missing or unreadable ({error}); is {run} a run folder?") from error
+        raise CheckpointError(
+            f"{run / 'facts.json'}: missing or unreadable ({error}); is {run} a run folder?"
+        ) from error
     return {
         name: Facts(run, FrozenDict(fact["values"]), FrozenDict(fact["statistics"])) for name, fact in plain.items()
     }

@@ -18,8 +18,10 @@ SHOWN_REASONS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code: 0 good, 1 problems found, 2 a mistake of the user's,
-    3 a run interrupted and saved, 130 interrupted."""
+    """Run one command; gives the exit code.
+
+    0 good, 1 problems found, 2 a mistake of the user's, 3 a run interrupted and saved, 130 interrupted.
+    """
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments)

@@ -48,6 +48,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     probe.add_argument("data", metavar="DATA", help="data set with labels")
     probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
+    probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
     probe.set_defaults(run=run_probe)
 
     report = _verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
@@ -69,7 +70,7 @@ def _verb(
 
 def _add_recipe(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name that 'mmpt recipes' lists")
-    verb.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace the recipe's, as a.b.c=value")
+    verb.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as trunk.depth=6")
 
 
 def _console() -> Console:
@@ -116,7 +117,9 @@ def run_probe(arguments: argparse.Namespace) -> int:
     from mmpt.downstream.probe import probe
 
     console = _console()
-    result = probe(Path(arguments.run_folder), Path(arguments.data), label=arguments.label, console=console)
+    streams = arguments.streams.split(",") if arguments.streams else None
+    run, data = Path(arguments.run_folder), Path(arguments.data)
+    result = probe(run, data, label=arguments.label, streams=streams, console=console)
     console.print(result.table())
     return 0
 

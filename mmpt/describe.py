@@ -57,18 +57,18 @@ def _sources(built: Built) -> Table:
 
 def _steps(built: Built, ranks: int) -> list[str]:
     share = built.batches.share
-    lines = [
-        f"a step: {built.recipe.data.batch_size} bins = {ranks} ranks x {share.accumulation} micro-batches x {share.bins} bins"
-    ]
+    size = built.recipe.data.batch_size
+    lines = [f"a step: {size} bins = {ranks} ranks x {share.accumulation} micro-batches x {share.bins} bins"]
     for number, source in enumerate(built.sources):
-        own = [step for step in range(len(built.batches.chosen)) if built.batches.chosen[step] == number][:SAMPLED_STEPS]
+        own = (built.batches.chosen == number).nonzero()[0][:SAMPLED_STEPS].tolist()
         micro = [built.batches[step * share.accumulation] for step in own]
         if not micro:
             lines.append(f"tokens a step of '{source.name}': none, the run is too short for its weight")
             continue
         scale = ranks * share.accumulation / len(micro)
         tokens, places = (sum(getattr(m, name) for m in micro) * scale for name in ("tokens", "places"))
-        lines.append(f"tokens a step of '{source.name}': {tokens:,.0f} useful of {places:,.0f} ({1 - tokens / places:.1%} padding)")
+        padding = f"{1 - tokens / places:.1%} padding"
+        lines.append(f"tokens a step of '{source.name}': {tokens:,.0f} useful of {places:,.0f} ({padding})")
     return lines
 
 
@@ -84,8 +84,8 @@ def _memory(built: Built, ranks: int) -> str:
     per_block = 34 if not trunk.get("checkpointing") else 2
     activations = places * trunk.get("width", 0) * trunk.get("depth", 0) * per_block * 2
     return (
-        f"memory a rank, estimated: {fixed / 2**20:,.0f} MiB for weights, gradients and moments (ZeRO stage {stage}), about "
-        f"{activations / 2**20:,.0f} MiB for the activations of a micro-batch with nothing dropped"
+        f"memory a rank, estimated: {fixed / 2**20:,.0f} MiB for weights, gradients and moments (ZeRO stage {stage}), "
+        f"about {activations / 2**20:,.0f} MiB for the activations of a micro-batch with nothing dropped"
     )
 
 

@@ -1,11 +1,12 @@
 """The method on one page: embed -> hide -> show -> mix -> predict -> score."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmpt.encoders import Modality
+from mmpt.encoders import Encoder, Modality
 from mmpt.objectives import Hidden, Objective, Step
 from mmpt.tokens import Batch, Tokens, concatenate
 from mmpt.trunk import Trunk
@@ -25,9 +26,13 @@ class Backbone(nn.Module):
         self.trunk = trunk
         self.numbers = {name: number for number, name in enumerate(modalities)}
 
+    def encoder(self, name: str) -> Encoder:
+        """Of one stream."""
+        return cast("Encoder", self.encoders[name])
+
     def embed(self, batch: Batch) -> dict[str, Tokens]:
         """Every stream that the batch has, as tokens."""
-        embedded = {name: self.encoders[name](batch.streams[name]) for name in self.numbers if name in batch.streams}
+        embedded = {name: self.encoder(name)(batch.streams[name]) for name in self.numbers if name in batch.streams}
         return {
             name: tokens._replace(stream=tokens.stream.new_full(tokens.stream.shape, self.numbers[name]))
             for name, tokens in embedded.items()

@@ -38,7 +38,7 @@ def _number(purpose: str) -> int:
     return zlib.crc32(purpose.encode())
 
 
-def fold(key: Int[Tensor, "*any"], value: Int[Tensor, "*any"] | int | str) -> Int[Tensor, "*any"]:
+def fold(key: Int[Tensor, "..."], value: Int[Tensor, "..."] | int | str) -> Int[Tensor, "..."]:
     """A new key from a key and a value (an integer, a purpose, or a tensor that broadcasts); int64."""
     number = _number(value) if isinstance(value, str) else value
     if isinstance(number, int):

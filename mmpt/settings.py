@@ -78,7 +78,7 @@ class TrainingSettings:
         steps: optimiser steps.
         optimizer: AdamW's settings.
         seed: of weights, order, masks and everything else that is drawn.
-        precision: `bf16` through autocast where the device has it, or `fp32`; `auto` takes bf16 on CUDA devices that have it.
+        precision: `bf16` through autocast, or `fp32`; `auto` takes bf16 on CUDA devices that have it.
         log_every: steps between lines of metrics.
         save_every: steps between checkpoints. keep_last: how many of the newest stay.
         keep_every: checkpoints at multiples of this many steps stay for good; 0 keeps none.

@@ -1,8 +1,8 @@
 """What flows between the parts, and the few operations that move tokens about.
 
-The axes, for the whole package: B samples (rows), N tokens of a stream, S tokens of all streams, K shown tokens, Q scored
-tokens of a row, M scored tokens of the batch (flat), D width, H heads, E experts, V vocabulary or codebook, P numbers of
-a patch, T time samples, C channels or leads.
+The axes, for the whole package: B samples (rows), N tokens of a stream, S tokens of all streams, K shown tokens, Q
+scored tokens of a row, M scored tokens of the batch (flat), D width, W another width, H heads, E experts, V vocabulary
+or codebook, P numbers of a patch, T time samples, C channels or leads.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,9 +99,9 @@ def chosen_first(chosen: Bool[Tensor, "B N"], count: int | None) -> tuple[Int[Te
 
 def drop(tokens: Tokens, hidden: Bool[Tensor, "B N"], hidden_count: int | None) -> Shown:
     """Take the hidden tokens out: the trunk's work shrinks with them."""
-    known = hidden_count is not None and tokens.full
-    index, valid = chosen_first(~hidden & tokens.valid, tokens.x.shape[1] - hidden_count if known else None)
-    shown = gather_tokens(tokens, index, full=known)
+    count = tokens.x.shape[1] - hidden_count if hidden_count is not None and tokens.full else None
+    index, valid = chosen_first(~hidden & tokens.valid, count)
+    shown = gather_tokens(tokens, index, full=count is not None)
     return Shown(shown._replace(valid=shown.valid & valid), index)
 
 
@@ -111,7 +111,9 @@ def replace(tokens: Tokens, x: Float[Tensor, "B N D"]) -> Shown:
     return Shown(tokens._replace(x=x), places)
 
 
-def restore(latents: Float[Tensor, "B K D"], shown: Shown, fill: Float[Tensor, " D"], size: int) -> Float[Tensor, "B N D"]:
+def restore(
+    latents: Float[Tensor, "B K D"], shown: Shown, fill: Float[Tensor, " D"], size: int
+) -> Float[Tensor, "B N D"]:
     """Put shown tokens back to their places among `size` and `fill` everywhere else."""
     rows, _, width = latents.shape
     valid = shown.tokens.valid.unsqueeze(2)

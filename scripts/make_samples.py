@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 PACKAGES = ("r-cran-janeaustenr", "fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
-WORDS = (60, 160)  # of a passage, fewest and most
+WORDS = (40, 80)  # of a passage, fewest and most
 SIDE = 48  # pixels of a picture
 RENDERED_AT = 109  # the one size that the font's bitmaps have
 FEWEST_OF_A_CLASS = 60
@@ -114,7 +114,9 @@ def chapters(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 def passages_of(paragraphs: list[str]) -> Iterator[str]:
     """Whole sentences of neighbouring paragraphs, as many as fit in the longest passage."""
-    sentences = [s for text in paragraphs for s in re.split(r"(?<=[.!?][\"']) +(?=[A-Z\"'])|(?<=[.!?]) +(?=[A-Z\"'])", text)]
+    sentences = [
+        s for text in paragraphs for s in re.split(r"(?<=[.!?][\"']) +(?=[A-Z\"'])|(?<=[.!?]) +(?=[A-Z\"'])", text)
+    ]
     passage: list[str] = []
     for sentence in sentences:
         words = re.sub(r"\s+", " ", sentence).strip().replace("_", "").split(" ")
@@ -153,7 +155,9 @@ def emoji(root: Path) -> Iterator[dict[str, Any]]:
         picture = drawn("".join(chr(int(code, 16)) for code in codes), font)
         if picture is None:
             continue
-        extra = [w for w in words.get("".join(chr(int(c, 16)) for c in codes).replace("\ufe0f", ""), []) if w != found[2]]
+        extra = [
+            w for w in words.get("".join(chr(int(c, 16)) for c in codes).replace("\ufe0f", ""), []) if w != found[2]
+        ]
         caption = found[2] + (": " + ", ".join(extra) if extra else "")
         yield {
             "file": "-".join(codes).lower() + ".png",

@@ -56,7 +56,11 @@ def write_recipe(folder: Path, shards: Path, name: str = "small.yaml") -> Path:
 
 def environment() -> dict[str, str]:
     """One thread, no GPU, no launcher's variables."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    }
     return {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "NO_COLOR": "1"}
 
 
@@ -73,7 +77,13 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
 def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
     return subprocess.run(
-        command(*arguments, ranks=ranks), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300, check=False
+        command(*arguments, ranks=ranks),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        timeout=300,
+        check=False,
     )
 
 

@@ -54,7 +54,9 @@ def share_of(batch_size: int, micro_batch_size: int | None, rank: int, ranks: in
 class MicroBatches(Dataset[MicroBatch]):
     """Micro-batch number n of a rank is number n % accumulation of step n // accumulation."""
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], steps: int, seed: int, share: Share) -> None:
+    def __init__(
+        self, sources: Sequence[Source], weights: Sequence[float], steps: int, seed: int, share: Share
+    ) -> None:
         self.sources = list(sources)
         self.seed = seed
         self.share = share

@@ -139,7 +139,9 @@ def load_manifest(folder: str | Path) -> Manifest:
         raise DataError(f"{file}: manifest version {version}, this mmpt reads {VERSION}; run 'mmpt index {folder}'")
     table = folder / "manifest.parquet"
     if not table.exists() or sha256_of(table) != expected:
-        raise DataError(f"{table}: missing or not the one that manifest.json was written with; run 'mmpt index {folder}'")
+        raise DataError(
+            f"{table}: missing or not the one that manifest.json was written with; run 'mmpt index {folder}'"
+        )
     samples = pq.read_table(table, memory_map=False)
     return Manifest(folder, fields, shards, samples, plain["statistics"], tuple(plain["rejected"]), plain["origin"])
 

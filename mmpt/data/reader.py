@@ -22,7 +22,8 @@ class Reader:
         self.shard = manifest.column("shard")
         self.key = manifest.column("key")
         self.places = {
-            name: tuple(manifest.column(f"{name}.{column}") for column in ("offset", "size", "crc32")) for name in fields
+            name: tuple(manifest.column(f"{name}.{column}") for column in ("offset", "size", "crc32"))
+            for name in fields
         }
         self._open: OrderedDict[int, int] = OrderedDict()
 

@@ -88,7 +88,9 @@ class Source:
         if len(self.modalities) == 1:
             ((stream, modality),) = self.modalities.items()
             lengths = manifest.lengths(stream)[self.samples].tolist()
-            cut = [(s, *piece) for s, n in zip(self.samples.tolist(), lengths, strict=True) for piece in modality.pieces(n)]
+            cut = [
+                (s, *piece) for s, n in zip(self.samples.tolist(), lengths, strict=True) for piece in modality.pieces(n)
+            ]
             tokens = [modality.num_tokens(start, stop) for _, start, stop in cut]
         else:
             cut = [(sample, 0, 0) for sample in self.samples.tolist()]
@@ -112,12 +114,8 @@ class Source:
 
     def rows(self, bins: list[int]) -> Rows:
         """Read and collate the bins with these run-wide numbers."""
-        epochs, numbers = np.divmod(np.asarray(bins), self.plan.num_bins)
-        chosen = [
-            (int(epoch), row)
-            for epoch, number in zip(epochs, numbers, strict=True)
-            for row in self.plan.rows(self._shuffled(int(epoch))[number])
-        ]
+        places = [divmod(number, self.plan.num_bins) for number in bins]
+        chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self._shuffled(epoch)[place]))]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
         samples = 0

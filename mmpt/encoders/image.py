@@ -141,6 +141,9 @@ def normalise(
 class ImageEncoder(Encoder):
     """Patches -> tokens; a hidden patch's pixels reach no other token."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, image: Image, width: int) -> None:
         super().__init__()
         mean, std = image.normalisation()

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from mmpt.data.tokenizer import read_tokenizer, token_ids
 from mmpt.encoders import Encoder, Facts, Modality
 from mmpt.errors import ConfigError
 from mmpt.tokens import Content, Tokens
@@ -21,9 +22,9 @@ ROUND_TO = 8  # rows are padded to a multiple of this, so that few shapes occur
 
 
 @lru_cache(maxsize=8)
-def load_tokenizer(file: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer, once a process."""
-    return Tokenizer.from_file(str(file))
+    return read_tokenizer(folder)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Text(Modality):
     @property
     def tokenizer(self) -> Tokenizer:
         """The data set's tokenizer."""
-        return load_tokenizer(self.facts.folder / self.facts.values["tokenizer"] / "tokenizer.json")
+        return load_tokenizer(self.facts.folder / self.facts.values["tokenizer"])
 
     @property
     def vocabulary(self) -> int:
@@ -73,7 +74,7 @@ class Text(Modality):
 
     def read(self, value: str, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Token ids, int64 (N)."""
-        ids = self.tokenizer.encode(value, add_special_tokens=False).ids[start:stop]
+        ids = token_ids(self.tokenizer, value)[start:stop]
         return np.asarray([self.special("bos"), *ids, self.special("eos")], dtype=np.int64)
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
@@ -135,7 +136,9 @@ class TextEncoder(Encoder):
         rotary = self.positions == "rotary"
         place = content.place if rotary else torch.zeros_like(content.place)
         stream = torch.zeros_like(content.place)
-        return Tokens(x, self._position(content, x), place, content.valid, content.segment, stream, content.full, rotary)
+        return Tokens(
+            x, self._position(content, x), place, content.valid, content.segment, stream, content.full, rotary
+        )
 
     def _position(self, content: Content, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         if self.positions == "learned":

@@ -71,4 +71,3 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def predict(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
         """The predictions alone, for reports."""
-

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -49,7 +50,7 @@ class StreamObjective(nn.Module):
     def __init__(self, name: str, modality: Modality, backbone: Backbone, settings: StreamSettings) -> None:
         super().__init__()
         self.name, self.average, self.weight = name, settings.average, settings.weight
-        encoder, width = backbone.encoders[name], backbone.trunk.width
+        encoder, width = backbone.encoder(name), backbone.trunk.width
         self.masking = Masking(modality, settings.masking)
         self.corruption = settings.corruption.build(width)
         self.target = settings.target.build(modality)
@@ -106,21 +107,25 @@ class MaskedPrediction(Objective):
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
 
+    def part(self, name: str) -> StreamObjective:
+        """One stream's parts."""
+        return cast("StreamObjective", self.streams[name])
+
     def weights(self) -> dict[str, float]:
         """As set, by stream."""
-        return {name: stream.weight for name, stream in self.streams.items()}
+        return {name: self.part(name).weight for name in self.streams}
 
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
         """Every stream that the batch has."""
-        return {name: self.streams[name].hide(context_of(batch, name, progress)) for name in batch.streams}
+        return {name: self.part(name).hide(context_of(batch, name, progress)) for name in batch.streams}
 
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
         latents, balance = self._latents(backbone, batch, hidden, progress)
         losses, metrics = {}, {}
         for name, latent in latents.items():
-            part, context = self.streams[name], context_of(batch, name, progress)
+            part, context = self.part(name), context_of(batch, name, progress)
             scored = score(hidden[name].scored, hidden[name].count)
             prediction = part.predictor(latent, context.content, scored)
             target = part.target(context)
@@ -136,10 +141,9 @@ class MaskedPrediction(Objective):
         for name, embedded in tokens.items():
             content = batch.streams[name]
             context = context_of(batch, name, progress)._replace(
-                hidden_count=hidden[name].count,
-                substitute=lambda choice, name=name, content=content: backbone.encoders[name].substitute(content, choice),
+                hidden_count=hidden[name].count, substitute=partial(backbone.encoder(name).substitute, content)
             )
-            shown[name] = self.streams[name].corruption(embedded, hidden[name].hidden, context)
+            shown[name] = self.part(name).corruption(embedded, hidden[name].hidden, context)
         every, balance = backbone.mix({name: part.tokens for name, part in shown.items()}, batch.draw)
         sizes = [part.index.shape[1] for part in shown.values()]
         split = dict(zip(shown, every.x.split(sizes, dim=1), strict=True))
@@ -154,11 +158,12 @@ class MaskedPrediction(Objective):
         return total
 
     def _touch(self, backbone: Backbone, name: str, draw: Int[Tensor, " 1"]) -> Float[Tensor, ""]:
-        part, encoder = self.streams[name], backbone.encoders[name]
+        part, encoder = self.part(name), backbone.encoder(name)
         padding = self.modalities[name].collate([[]], None)
-        content = Content(*(tensor.to(draw.device) for tensor in padding[:5]))
+        values, valid, observed, segment, place = (tensor.to(draw.device) for tensor in padding[:5])
+        content = Content(values, valid, observed, segment, place)
         tokens = encoder(content)
-        context = StreamContext(content, draw, 1.0, substitute=lambda choice: encoder.substitute(content, choice))
+        context = StreamContext(content, draw, 1.0, substitute=partial(encoder.substitute, content))
         shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
         latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
         prediction = part.predictor(latents, content, score(content.valid, None))
@@ -171,7 +176,7 @@ class MaskedPrediction(Objective):
         result = {}
         for name, latent in latents.items():
             scored = score(hidden[name].scored, hidden[name].count)
-            prediction = self.streams[name].predictor(latent, batch.streams[name], scored)
+            prediction = self.part(name).predictor(latent, batch.streams[name], scored)
             rows = torch.arange(len(batch.uid), device=prediction.device).unsqueeze(1).expand(scored.index.shape)
             result[name] = Prediction(
                 hidden[name].hidden, prediction, flatten(rows, scored), flatten(scored.index, scored)

@@ -1,8 +1,8 @@
 """A checkpoint is one atomic commit: staged, hashed, fsynced, published by one rename.
 
 A folder `step-000000100` holds `model.safetensors` (weights and buffers by name), `optimizer.safetensors` (moments by
-parameter name, whole tensors whatever the ZeRO stage and the number of ranks were), `state.json` (step, updates, counters)
-and `COMMIT.json` (sha256 of each). Nothing in it is pickled.
+parameter name, whole tensors whatever the ZeRO stage and the number of ranks were), `state.json` (step, updates,
+counters) and `COMMIT.json` (sha256 of each). Nothing in it is pickled.
 """
 
 import json
@@ -52,7 +52,8 @@ def commit(folder: Path, saved: Saved) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(
-            f"{final}: could not be saved ({error}); earlier checkpoints are untouched: make room and run the same command again"
+            f"{final}: could not be saved ({error}); earlier checkpoints are untouched: make room and run the same "
+            "command again"
         ) from error
     return final
 

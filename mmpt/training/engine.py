@@ -162,6 +162,7 @@ class Engine:
         if wants_bf16(training.precision, world.device):
             filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         config = {**filled, **deepspeed_settings}
+        self.engine: Any
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
         self._make_moments(updates=0)
 
@@ -191,7 +192,7 @@ class Engine:
         batches = [self.to_device(batch) for batch in batches]
         hidden = [self.model.hide(batch, progress) for batch in batches]
         names = list(batches[0].streams)
-        totals = torch.stack([sum(h[name].denominator for h in hidden) for name in names])
+        totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])
         torch.distributed.all_reduce(totals)
         share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
         self._nonfinite.zero_()
@@ -213,10 +214,10 @@ class Engine:
 
     def _summary(self, batches: list[Batch], steps: list[Any], share: dict[str, Tensor], extra: list[float]) -> Outcome:
         metrics = list(steps[0].metrics)
-        sums = [sum(step.losses[name].total for step in steps) * share[name] for name in share]
+        sums = [torch.stack([step.losses[name].total for step in steps]).sum() * share[name] for name in share]
         for part in (0, 1):
-            sums += [sum(step.metrics[name][part].float() for step in steps) for name in metrics]
-        numbers = torch.stack([self._nonfinite.double(), *(s.double() for s in sums)])
+            sums += [torch.stack([step.metrics[name][part].double() for step in steps]).sum() for name in metrics]
+        numbers = torch.stack([self._nonfinite.double(), *(total.double() for total in sums)])
         numbers = torch.cat([numbers, torch.tensor(extra, dtype=numbers.dtype, device=numbers.device)])
         torch.distributed.all_reduce(numbers)
         flag, *rest = numbers.tolist()  # the step's one wait for the device
@@ -244,7 +245,8 @@ class Engine:
 
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and moments by parameter name, whole, on the host; all ranks must call, rank 0 gets them."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.utils import safe_get_full_optimizer_state as whole
 
         weights, moments = dict(self._buffers()), {}
         for name, parameter in self.model.named_parameters():
@@ -252,11 +254,11 @@ class Engine:
             weight = parameter if plain else safe_get_full_fp32_param(parameter)
             self._keep(weights, name, weight)
             for moment in MOMENTS if parameter.requires_grad else ():
-                state = self.optimizer.state[parameter][moment] if plain else safe_get_full_optimizer_state(parameter, moment)
-                self._keep(moments, f"{name}.{moment}", state)
+                own = self.optimizer.state[parameter]
+                self._keep(moments, f"{name}.{moment}", own[moment] if plain else whole(parameter, moment))
         return weights, moments
 
-    def _keep(self, into: dict[str, Tensor], name: str, value: Tensor) -> None:
+    def _keep(self, into: dict[str, Tensor], name: str, value: Any) -> None:
         if self.world.rank == 0:
             into[name] = value.detach().to("cpu", copy=True).contiguous()
 
@@ -273,10 +275,12 @@ class Engine:
                 continue
             for moment in MOMENTS:
                 if f"{name}.{moment}" not in moments:
-                    raise CheckpointError(f"optimizer.safetensors: nothing for '{name}.{moment}'; the model has changed")
+                    raise CheckpointError(
+                        f"optimizer.safetensors: nothing for '{name}.{moment}'; the model has changed"
+                    )
                 self._set_moment(parameter, moment, moments[f"{name}.{moment}"].to(self.world.device))
 
-    def _set_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+    def _set_moment(self, parameter: Any, moment: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if self.zero_stage == 0:
@@ -291,8 +295,10 @@ class Engine:
             safe_set_full_optimizer_state(parameter, value, moment)
 
     def _make_moments(self, updates: int) -> None:
-        """AdamW makes its state at the first step, and ZeRO links parameters to what there is after its first group's:
-        made early, all of it is linked, and a run that goes on finds it."""
+        """Make AdamW's state before its first step, where a run that goes on can fill it.
+
+        ZeRO 1 and 2 link parameters to the state that exists after the first group's step: made early, all is linked.
+        """
         zero = self.engine.optimizer
         if self.zero_stage == 0:
             flat = [p for group in self.optimizer.param_groups for p in group["params"]]

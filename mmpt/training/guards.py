@@ -25,7 +25,9 @@ class Interruption:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -48,11 +50,13 @@ class BadSamples:
         self.bad += bad
         self.in_a_row = self.in_a_row + bad if bad == seen else bad
         if self.in_a_row >= self.settings.max_bad_in_a_row:
-            raise DataError(f"{self.in_a_row} samples in a row could not be read, so the run stops; the last one: {last}")
+            raise DataError(
+                f"{self.in_a_row} samples in a row could not be read, so the run stops; the last one: {last}"
+            )
         if self.bad >= ENOUGH_TO_JUDGE and self.bad > self.settings.max_bad_share * self.seen:
             raise DataError(
                 f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share="
-                f"{self.settings.max_bad_share:g} allows, so the run stops; the last one: {last}; all are in the run's ledger"
+                f"{self.settings.max_bad_share:g} allows, so the run stops; the last one: {last}; all are in the ledger"
             )
 
 
@@ -68,6 +72,7 @@ class NonFinite:
         self.total += not finite
         if self.in_a_row >= self.most:
             raise NonFiniteError(
-                f"step {step}: the loss or a gradient was not finite {self.in_a_row} times in a row, so the run stops; the last "
-                "checkpoint is intact and the samples are in the run's ledger: lower training.optimizer.learning_rate or mend them"
+                f"step {step}: the loss or a gradient was not finite {self.in_a_row} times in a row, so the run stops; "
+                "the last checkpoint is intact and the samples are in the run's ledger: lower "
+                "training.optimizer.learning_rate, or mend them"
             )

@@ -22,7 +22,7 @@ class Lines:
             staged.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             staged.replace(path)
 
-    def write(self, step: int, **values: Any) -> None:  # noqa: ANN401
+    def write(self, step: int, **values: Any) -> None:
         """Append one object."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")

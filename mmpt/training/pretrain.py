@@ -2,9 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -24,24 +23,30 @@ from mmpt.training.schedules import learning_rate
 
 
 def pretrain(
-    recipe: Recipe, run: Path, world: World, console: Console, sources: list[Source], model: MaskedModel, batches: MicroBatches
+    recipe: Recipe,
+    run: Path,
+    world: World,
+    console: Console,
+    sources: list[Source],
+    model: MaskedModel,
+    batches: MicroBatches,
 ) -> Path:
     """Train to the last step, going on from the newest whole checkpoint; returns that of the last step.
 
-    Raises DataError when too many samples can't be read, CheckpointError when a save fails, NonFiniteError after too many
-    bad updates, Interrupted after a signal.
+    Raises DataError when too many samples can't be read, CheckpointError when a save fails, NonFiniteError after too
+    many bad updates, Interrupted after a signal.
     """
     with Interruption() as interruption:
         return Loop(recipe, run, world, console, sources, model, batches).go(interruption)
 
 
-def _agreed(world: World, action: Any) -> None:  # noqa: ANN401
+def _agreed(world: World, action: Callable[[], object]) -> None:
     """Let rank 0 act; what it raises, all ranks raise."""
     problem: Exception | None = None
     if world.rank == 0:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - every rank must hear of it before this one raises it
+        except Exception as error:  # every rank must hear of it before this one raises it
             problem = error
     message = engine.agree(world, str(problem) if problem else "")
     if problem:
@@ -114,7 +119,7 @@ class Loop:
             if stopping or done or self.step % self.settings.save_every == 0:
                 saved = self._save()
             if stopping and not done:
-                raise Interrupted(f"stopped by a signal after step {self.step}; saved, the same command goes on from there")
+                raise Interrupted(f"stopped by a signal after step {self.step}; saved: the same command goes on")
         return saved
 
     def _one_step(self, micro: list[MicroBatch], waited: float, interruption: Interruption) -> bool:

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes: one live line on a terminal, plain lines elsewhere; the rest goes to the run's log."""
+"""What a user sees while a run goes: a live line on a terminal, plain lines elsewhere; the rest goes to the log."""
 
 import os
 import sys
@@ -61,7 +61,7 @@ class Meter:
             self._metrics[name] = before[0] + total, before[1] + count
 
     def read(self) -> dict[str, float]:
-        """Means of the metrics; samples and tokens a second, seconds a step, shares of padding and of waiting; starts anew."""
+        """Means of the metrics, rates, seconds a step, shares of padding and of waiting for data; starts anew."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         sums, metrics = self._sums, self._metrics
         self._start()
@@ -97,7 +97,9 @@ class Display:
             self.task = self.bar.add_task("starting", total=self.steps, completed=self.first)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar:
             self.bar.stop()
 

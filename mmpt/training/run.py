@@ -1,8 +1,8 @@
 """The run folder: what one recipe produced, and the refusal to mix two recipes in one.
 
-`recipe.yaml` (complete), `facts.json` and `tokenizer/` (what the encoders know of the data), `data.json` (fingerprints),
-`environment.json`, `metrics.jsonl`, `ledger.jsonl` (one more a rank), `events.*` for TensorBoard, `checkpoints/`, `log.txt`,
-`complete.json` and `report.html` at the end.
+`recipe.yaml` (complete), `facts.json` and `tokenizer/` (what the encoders know of the data), `data.json`
+(fingerprints), `environment.json`, `metrics.jsonl`, `ledger.jsonl` (and one more for every other rank), `events.*` for
+TensorBoard, `checkpoints/`, `log.txt`, and `report.html` at the end.
 """
 
 import difflib
@@ -49,10 +49,11 @@ def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequenc
 def _same_recipe(run: Path, before: str, now: str) -> None:
     if before == now:
         return
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "this run's recipe", "the recipe given", lineterm="", n=0)
+    names = ("this run's recipe", "the recipe given")
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), *names, lineterm="", n=0)
     changes = "\n".join(line for line in lines if not line.startswith("@@"))
     raise ConfigError(
-        f"{run}: holds a run of another recipe; use the same one to go on with it, or another --out for a new run:\n{changes}"
+        f"{run}: holds a run of another recipe; use the same one to go on with it, or another --out:\n{changes}"
     )
 
 
@@ -60,7 +61,8 @@ def _same_data(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise ConfigError(
-            f"{run}: the shards of source '{changed[0]}' are not the ones this run began with; put those back, or use another --out"
+            f"{run}: the shards of source '{changed[0]}' are not the ones this run began with; put those back, "
+            "or use another --out"
         )
 
 
@@ -86,7 +88,7 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-WORDS = "sea wind harbour lantern winter ship captain letter garden stone river morning shadow bread song".split()
+WORDS = ["sea", "wind", "harbour", "lantern", "winter", "ship", "captain", "letter", "garden", "stone", "river"]
+WORDS += ["morning", "shadow", "bread", "song"]
 
 
 def prose(number: int, words: int = 30) -> str:
@@ -85,5 +86,7 @@ def members(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.rglob("*.tar")):
         with tarfile.open(path) as tar:
             for entry in tar:
-                found[entry.name] = tar.extractfile(entry).read()
+                file = tar.extractfile(entry)
+                assert file
+                found[entry.name] = file.read()
     return found

@@ -1,18 +1,19 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.material import contents, members, picture, picture_bytes, write_pictures, write_table
 
 from mmpt.cli import main
 from mmpt.data.builders.images import build_images
 from mmpt.data.split import split_of
 from mmpt.errors import DataError
+from tests.data.material import contents, members, picture, picture_bytes, write_pictures, write_table
 
-SMALL = {"vocabulary": 300, "samples_per_shard": 10}
+SMALL: dict[str, Any] = {"vocabulary": 300, "samples_per_shard": 10}
 
 
 def captioned(tmp_path, count=30):

@@ -3,7 +3,6 @@ import pickle
 import tarfile
 
 import pytest
-from tests.data.material import contents, members, picture_bytes, prose, write_jsonl, write_tar
 
 from mmpt.cli import main
 from mmpt.data.builders.text import build_text
@@ -13,6 +12,7 @@ from mmpt.data.manifest import load_manifest
 from mmpt.data.tarscan import scan_tar
 from mmpt.data.tokenizer import read_tokenizer, token_ids
 from mmpt.errors import DataError
+from tests.data.material import contents, members, picture_bytes, prose, write_jsonl, write_tar
 
 
 def sample(key, number=1, **labels):

@@ -2,13 +2,13 @@ import json
 
 import pytest
 from PIL import Image
-from tests.data.material import picture, prose
 
 from mmpt.cli import main
 from mmpt.data.inspect import inspect_folder
 from mmpt.data.manifest import load_manifest, save_manifest
 from mmpt.data.writer import ShardWriter
 from mmpt.errors import DataError
+from tests.data.material import picture, prose
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_group_in_two_splits_is_found(folder):
 def test_the_contact_sheet_shows_the_pictures(folder, tmp_path):
     inspection = inspect_folder(folder, contact_sheet=tmp_path / "sheets" / "all.png")
     assert inspection.contact_sheet == tmp_path / "sheets" / "all.png"
-    with Image.open(inspection.contact_sheet) as sheet:
+    with Image.open(tmp_path / "sheets" / "all.png") as sheet:
         assert sheet.size == (8 * 96, 2 * 110)
         assert picture(0).getpixel((0, 17)) in {sheet.getpixel((x, y)) for x in range(96) for y in range(96)}
 
@@ -110,9 +110,8 @@ def test_processes_find_the_same(folder):
 
 
 def test_a_changed_tokenizer_is_found(tmp_path):
-    from tests.data.material import write_jsonl
-
     from mmpt.data.builders.text import build_text
+    from tests.data.material import write_jsonl
 
     build_text([write_jsonl(tmp_path / "a.jsonl", 20)], tmp_path / "out", vocabulary=320)
     assert not inspect_folder(tmp_path / "out").problems

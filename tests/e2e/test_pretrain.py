@@ -54,7 +54,10 @@ def test_a_run_shows_its_progress_in_plain_lines_and_keeps_chatter_in_the_log(ru
 def test_a_run_folder_holds_everything_that_is_needed_later(run):
     folder, _, _ = run
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000000008", "step-000000012"]
-    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert (
+        json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+        == torch.__version__.partition("+")[0]
+    )
     assert [line["done"] for line in read_lines(folder / "metrics.jsonl")] == [4, 8, 12]
     assert list(folder.glob("events.out.tfevents.*"))
     assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")

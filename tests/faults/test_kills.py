@@ -12,7 +12,10 @@ KILLS, STEPS = 10, 60
 
 def digest(run):
     folder = run / "checkpoints" / f"step-{STEPS:09d}"
-    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.safetensors", "optimizer.safetensors")]
+    return [
+        hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "optimizer.safetensors")
+    ]
 
 
 @pytest.mark.slow

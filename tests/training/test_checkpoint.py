@@ -68,11 +68,15 @@ def test_committing_a_damaged_step_again_replaces_it(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_and_no_trace(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("a size-limited file system needs the right to mount one")
     try:
         checkpoint.commit(disk, saved(1, size=1000))
-        with pytest.raises(CheckpointError, match=r"step-000000002: could not be saved .* earlier checkpoints are untouched"):
+        with pytest.raises(
+            CheckpointError, match=r"step-000000002: could not be saved .* earlier checkpoints are untouched"
+        ):
             checkpoint.commit(disk, saved(2, size=100_000))
         assert checkpoint.latest(disk) == disk / "step-000000001"
         assert sorted(path.name for path in disk.iterdir()) == ["step-000000001"]

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from mmpt.data.builders.documents import DocumentParser, TextRecord, text_files, text_records
@@ -18,7 +19,7 @@ from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field, declare
 from mmpt.data.shard import Part
 from mmpt.data.split import Shares, check_shares, split_of
-from mmpt.data.tokenizer import FOLDER, read_tokenizer, tokenizer_facts
+from mmpt.data.tokenizer import FOLDER, read_tokenizer, token_ids, tokenizer_facts
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -42,7 +43,7 @@ class DocumentMaker:
         members = {"text": encode(TEXT, document.text, self.tokenizer)}
         if document.labels:
             members["labels"] = encode(LABELS, document.labels)
-        return Draft(members, document.group)
+        return Draft(members, document.group, token_sums(self.tokenizer, document.text))
 
 
 TEXT = declare("text", "txt")
@@ -118,7 +119,20 @@ def build_text(
                 processes=processes,
                 progress=shown,
             )
-        return finish(building, fields, parts, {}, Part())
+        return finish(building, fields, parts, {"text": token_statistics(parts)}, Part())
+
+
+def token_sums(tokenizer: Tokenizer, text: str) -> dict[str, list[int]]:
+    """How often each id occurs."""
+    return {"tokens": np.bincount(token_ids(tokenizer, text), minlength=tokenizer.get_vocab_size()).tolist()}
+
+
+def token_statistics(parts: Sequence[Part]) -> dict[str, Any]:
+    """`token_counts`: occurrences of every id in the training split."""
+    total = Part()
+    for part in parts:
+        total.add_tally(part.tally)
+    return {"token_counts": total.tally.get("tokens", [])}
 
 
 class TrainingTexts:

@@ -23,7 +23,9 @@ class BudgetLayout(Layout):
         """Longest first; pieces of one length are shuffled."""
         longest = int(pieces.tokens.max(initial=0))
         if longest > self.tokens:
-            raise ConfigError(f"tokens: a bin of {self.tokens} can't hold a row of {longest}; raise it to {longest} or more")
+            raise ConfigError(
+                f"tokens: a bin of {self.tokens} can't hold a row of {longest}; raise it to {longest} or more"
+            )
         shuffled = randomness.permutation(len(pieces.tokens), seed, "budget").numpy()
         order = shuffled[np.argsort(-pieces.tokens[shuffled], kind="stable")]
         starts = [0]

@@ -42,7 +42,15 @@ class CrossDecoderPredictor(Predictor):
     mixes_tokens = True
 
     def __init__(
-        self, encoder: Encoder, trunk_width: int, size: int, *, width: int, depth: int, heads: int, norm_eps: float = 1e-6
+        self,
+        encoder: Encoder,
+        trunk_width: int,
+        size: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.entry = nn.Linear(trunk_width, width)

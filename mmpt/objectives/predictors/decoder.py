@@ -25,14 +25,24 @@ class DecoderPredictor(Predictor):
     mixes_tokens = True
 
     def __init__(
-        self, encoder: Encoder, trunk_width: int, size: int, *, width: int, depth: int, heads: int, norm_eps: float = 1e-6
+        self,
+        encoder: Encoder,
+        trunk_width: int,
+        size: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.entry = nn.Linear(trunk_width, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
         self.places = FixedPlaces(encoder.place_table(width))
         dense = component(FeedForward, "dense")
-        self.blocks = nn.ModuleList(Block(width, heads, dense.build(width), layer=n, eps=norm_eps) for n in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dense.build(width), layer=n, eps=norm_eps) for n in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.head = nn.Linear(width, size)
         initialise(self)

@@ -18,6 +18,9 @@ class PixelsTarget(Target):
         normalize: standardise every patch by its own mean and unbiased variance, as MAE's better half does.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, modality: Modality, *, normalize: bool = True) -> None:
         super().__init__()
         if not isinstance(modality, Image):

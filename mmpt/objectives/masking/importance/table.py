@@ -29,7 +29,9 @@ class TableImportance(Importance):
         except (OSError, ValueError) as error:
             raise ConfigError(f"file: {file} can't be read as a NumPy array ({error})") from error
         if weights.shape != (modality.vocabulary,):
-            raise ConfigError(f"file: {file} has shape {weights.shape}, expected ({modality.vocabulary},): one weight an id")
+            raise ConfigError(
+                f"file: {file} has shape {weights.shape}, expected ({modality.vocabulary},): one weight an id"
+            )
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise ConfigError(f"file: {file} has negative or non-finite weights")
         self.table = torch.from_numpy(weights.astype(np.float64))

@@ -1,0 +1,159 @@
+"""Classifiers on frozen features, and how sure their scores are: pure functions of arrays, on one thread."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from mmpt.downstream.result import Interval
+
+STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 4))  # of LogisticRegression's C
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+ITERATIONS = 500
+FOLDS = 5
+RESAMPLES = 2000
+
+Fold = tuple[np.ndarray, np.ndarray]  # rows to fit on, rows to judge by
+Matrix = Any  # ndarray or scipy's sparse matrix, one row a sample
+
+
+class Choice(NamedTuple):
+    """What a probe says of the test rows, and the setting that the judging rows chose."""
+
+    predicted: np.ndarray
+    setting: float
+
+
+def grouped_folds(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> list[Fold]:
+    """Cross-validation inside `rows`, no group on both sides; labels and groups are of these rows."""
+    count = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
+    if count < 2:
+        return []
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class of fewer samples than folds is no reason to speak
+        splits = list(splitter.split(labels, labels, groups))
+    return [(rows[fit], rows[judge]) for fit, judge in splits if len(np.unique(labels[fit])) > 1]
+
+
+def linear_probe(
+    features: Matrix, labels: np.ndarray, folds: Sequence[Fold], train: np.ndarray, test: np.ndarray
+) -> Choice:
+    """Standardised features, logistic regression; C is the one of the best mean accuracy over the folds."""
+    scores = np.mean([_linear_scores(features, labels, *fold) for fold in folds], axis=0)
+    strength = STRENGTHS[_best(scores)]
+    scaled, judged = _standardised(features, train, test)
+    model = _fit(LogisticRegression(C=strength, max_iter=ITERATIONS), scaled, labels[train])
+    return Choice(np.asarray(model.predict(judged)), strength)
+
+
+def _best(scores: np.ndarray) -> int:
+    """Of equally good settings the middle one: few judging rows can't tell them apart, and the ends are extreme."""
+    best = np.flatnonzero(np.isclose(scores, scores.max(), rtol=0, atol=1e-12))
+    return int(best[len(best) // 2])
+
+
+def _linear_scores(features: Matrix, labels: np.ndarray, fit: np.ndarray, judge: np.ndarray) -> list[float]:
+    scaled, judged = _standardised(features, fit, judge)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # from strong to weak: each starts where it ended
+    scores = []
+    for strength in STRENGTHS:
+        _fit(model.set_params(C=strength), scaled, labels[fit])
+        scores.append(float(np.mean(model.predict(judged) == labels[judge])))
+    return scores
+
+
+def _standardised(features: Matrix, fit: np.ndarray, judge: np.ndarray) -> tuple[Matrix, Matrix]:
+    if sparse.issparse(features):  # term weights: they have their scale, and centred they would fill the memory
+        return features[fit], features[judge]
+    scaler = StandardScaler().fit(features[fit])
+    return scaler.transform(features[fit]), scaler.transform(features[judge])
+
+
+def _fit(model: LogisticRegression, features: Matrix, labels: np.ndarray) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # stopping early regularises; whether that is good is for the judging rows to say
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features, labels)
+
+
+def neighbour_probe(
+    features: Matrix, labels: np.ndarray, folds: Sequence[Fold], train: np.ndarray, test: np.ndarray
+) -> Choice:
+    """Vote of the k nearest by cosine; k is the one of the best mean accuracy over the folds."""
+    scores = np.zeros(len(NEIGHBOURS))
+    for fit, judge in folds:
+        votes = _votes(features, labels, fit, judge)
+        scores += [np.mean(vote == labels[judge]) for vote in votes]
+    best = _best(scores)
+    return Choice(_votes(features, labels, train, test)[best], NEIGHBOURS[best])
+
+
+def _votes(features: Matrix, labels: np.ndarray, fit: np.ndarray, judge: np.ndarray) -> list[np.ndarray]:
+    """The winning class for every number of neighbours; of two with as many votes, the one with the nearest."""
+    most = min(max(NEIGHBOURS), len(fit))
+    search = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute").fit(features[fit])
+    near = labels[fit][search.kneighbors(features[judge], return_distance=False)]
+    winners = []
+    for count in NEIGHBOURS:
+        cast = np.zeros((len(near), labels.max() + 1), dtype=np.int64)
+        np.add.at(cast, (np.arange(len(near))[:, None], near[:, :count]), 1)
+        tied = cast == cast.max(axis=1, keepdims=True)
+        first = np.take_along_axis(tied, near, axis=1).argmax(axis=1)
+        winners.append(near[np.arange(len(near)), first])
+    return winners
+
+
+class Bootstrap:
+    """Scores over resampled groups; the same resamples for every prediction, so that differences are paired.
+
+    Args:
+        labels: of the test rows.
+        groups: of the test rows: whole groups are drawn, for samples of one group are not independent.
+        seed: of the draws.
+    """
+
+    def __init__(self, labels: np.ndarray, groups: np.ndarray, seed: int) -> None:
+        names, self.group = np.unique(groups, return_inverse=True)
+        self.classes, self.labels = np.unique(labels, return_inverse=True)
+        self.shape = (len(names), len(self.classes))
+        draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+        self.weights = np.concatenate([np.ones((1, len(names))), draws])  # row 0: the test rows as they are
+        self.totals = self.weights @ self._table(np.ones(len(labels)))
+
+    def _table(self, values: np.ndarray) -> np.ndarray:
+        table = np.zeros(self.shape)
+        np.add.at(table, (self.group, self.labels), values)
+        return table
+
+    def right(self, predicted: np.ndarray) -> np.ndarray:
+        """Right predictions by resample and class."""
+        return self.weights @ self._table(predicted == self.classes[self.labels])
+
+    def accuracy(self, predicted: np.ndarray) -> Interval:
+        """Share of right predictions."""
+        return _interval(self.right(predicted).sum(axis=1) / self.totals.sum(axis=1))
+
+    def balanced(self, predicted: np.ndarray) -> Interval:
+        """Mean over classes of the share of right predictions; a class that a resample lacks is left out of it."""
+        shares = np.divide(
+            self.right(predicted), self.totals, out=np.full_like(self.totals, np.nan), where=self.totals > 0
+        )
+        return _interval(np.nanmean(shares, axis=1))
+
+    def difference(self, predicted: np.ndarray, other: np.ndarray) -> Interval:
+        """How much more often the first is right."""
+        return _interval((self.right(predicted) - self.right(other)).sum(axis=1) / self.totals.sum(axis=1))
+
+
+def _interval(scores: np.ndarray) -> Interval:
+    """The first is the score; percentiles of the others. With few groups they may miss the score: it is let in."""
+    value, (low, high) = float(scores[0]), np.percentile(scores[1:], [2.5, 97.5])
+    return Interval(value, min(value, float(low)), max(value, float(high)))

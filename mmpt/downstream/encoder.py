@@ -1,0 +1,242 @@
+"""A pretrained encoder for downstream work: samples in, features out."""
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
+from mmpt.downstream.pooling import StreamLatents, class_pool, join, mean_pool
+from mmpt.downstream.values import read_value
+from mmpt.encoders import Modality
+from mmpt.errors import CheckpointError, DataError
+from mmpt.model import Backbone
+from mmpt.settings import Recipe
+from mmpt.tokens import Batch, Content
+from mmpt.training import checkpoint
+from mmpt.training.run import load_recipe
+
+SORTED_AT_ONCE = 16  # mini-batches whose samples are sorted by length together, so that few tokens are padding
+POOLS: dict[str, Callable[..., Any]] = {"mean": mean_pool, "class": class_pool, "tokens": dict}
+
+
+class CutWarning(UserWarning):
+    """Samples were longer than the encoder's longest piece; only their beginnings were encoded."""
+
+
+class Prepared(NamedTuple):
+    """A sample ready for collating."""
+
+    number: int
+    values: dict[str, np.ndarray]
+    cut: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of all streams."""
+        return sum(map(len, self.values.values()))
+
+
+def load(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    untrained: bool = False,
+    device: str | torch.device | None = None,
+) -> "Encoder":
+    """The backbone of a run, frozen.
+
+    Args:
+        run: the run folder; needs neither the shards it was trained on nor DeepSpeed.
+        step: of the checkpoint; the newest whole one by default.
+        untrained: the weights that the run began with, for comparison; reads no checkpoint.
+        device: to compute on; an accelerator if there is one by default.
+
+    Raises:
+        CheckpointError: not a run folder, no whole checkpoint, or none of this step; names those there are.
+    """
+    run = Path(run)
+    if untrained and step is not None:
+        raise ValueError("step and untrained exclude each other")
+    recipe = load_recipe(run)
+    modalities = build_modalities(recipe.streams, load_facts(run))
+    backbone = build_backbone(recipe, modalities)
+    saved = None if untrained else checkpoint.load(find_checkpoint(run, step), moments=False)
+    if saved:
+        load_weights(backbone, saved.weights, prefix="backbone.")
+    device = torch.device(device) if device is not None else _default_device()
+    backbone.requires_grad_(False).eval().to(device)
+    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device)
+
+
+def find_checkpoint(run: Path, step: int | None = None) -> Path:
+    """The newest whole checkpoint of a run, or that of a step; raises CheckpointError naming those there are."""
+    folder = run / "checkpoints"
+    steps = checkpoint.steps_in(folder)
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{run}: no checkpoint of step {step}; there are {', '.join(map(str, steps)) or 'none'}")
+    found = checkpoint.latest(folder) if step is None else folder / f"step-{step:09d}"
+    if found is None:
+        which = f"none of the {len(steps)} checkpoints is whole" if steps else "there is no checkpoint yet"
+        raise CheckpointError(f"{run}: {which}; run 'mmpt pretrain' with this run's recipe again, or load it untrained")
+    return found
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Frozen encoders and trunk of a run; made by `mmpt.load`.
+
+    Args:
+        backbone: in eval mode; every call is free of randomness.
+        modalities: by stream, how raw values are read.
+        recipe: of the run.
+        step: of the checkpoint; None means untrained.
+        device: where it computes.
+    """
+
+    backbone: Backbone
+    modalities: Mapping[str, Modality]
+    recipe: Recipe
+    step: int | None
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """D: numbers of a feature vector."""
+        return self.backbone.trunk.width
+
+    @overload
+    def encode(
+        self,
+        samples: Batch | Iterable[Mapping[str, Any]],
+        *,
+        pool: Literal["mean", "class"] = "mean",
+        batch_size: int = 64,
+    ) -> Float[Tensor, "B D"]: ...
+
+    @overload
+    def encode(
+        self, samples: Batch | Iterable[Mapping[str, Any]], *, pool: Literal["tokens"], batch_size: int = 64
+    ) -> dict[str, StreamLatents]: ...
+
+    def encode(
+        self,
+        samples: Batch | Iterable[Mapping[str, Any]],
+        *,
+        pool: Literal["mean", "class", "tokens"] = "mean",
+        batch_size: int = 64,
+    ) -> Float[Tensor, "B D"] | dict[str, StreamLatents]:
+        """Features of samples, in their order; float32, on the host, without gradient.
+
+        A sample is a dict with any of the run's streams, for example `{"text": "A wren.", "image": picture}`. Values:
+        text str; image PIL image, uint8 array (H W or H W C) or path; for any stream the bytes of a file, or a `Path`
+        to one. A stream that a sample lacks takes no part in its features. Pictures are cut to their centre square.
+        Text longer than the recipe's `max_length` is cut there, with a `CutWarning` that says how often.
+
+        Args:
+            samples: an iterable of dicts, read as it goes, or a collated `mmpt.tokens.Batch`.
+            pool: `mean` over the observed tokens of all of a sample's streams, (B, D), which probes well for text and
+                pictures alike; where none is observed, as in an empty text, over the valid ones. `class`: mean of the
+                class tokens of its streams, (B, D). `tokens`: latents (B, N, D) of every stream and which are valid.
+            batch_size: samples that go through the trunk at once.
+
+        Raises:
+            DataError: an unknown field, or a value that can't be read; gives the sample's number, counted from 0.
+        """
+        if pool not in POOLS:
+            raise ValueError(f"pool: expected one of {', '.join(POOLS)}, got {pool!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if isinstance(samples, Batch):
+            numbers, parts = list(range(len(samples.uid))), [self._pooled(samples, pool)]
+        else:
+            numbers, parts = self._encode_all(samples, pool, batch_size)
+        order = torch.tensor(numbers, dtype=torch.int64).argsort()
+        if pool == "tokens":
+            return {name: StreamLatents(*(t[order] for t in own)) for name, own in join(parts).items()}
+        return torch.cat(parts)[order] if parts else torch.empty(0, self.width)
+
+    def _encode_all(
+        self, samples: Iterable[Mapping[str, Any]], pool: str, batch_size: int
+    ) -> tuple[list[int], list[Any]]:
+        if isinstance(samples, Mapping):
+            raise DataError("expected a list of samples, got a single one; put it in a list")
+        numbers: list[int] = []
+        parts: list[Any] = []
+        cut = 0
+        prepared = self._prepared(samples)
+        while chunk := list(islice(prepared, batch_size * SORTED_AT_ONCE)):
+            cut += sum(sample.cut for sample in chunk)
+            chunk.sort(key=lambda sample: sample.length)
+            numbers += [sample.number for sample in chunk]
+            for start in range(0, len(chunk), batch_size):
+                parts.append(self._pooled(self._collated(chunk[start : start + batch_size]), pool))
+        if cut:
+            limits = ", ".join(f"{name} {modality.limit}" for name, modality in self.modalities.items())
+            message = f"{cut} of {len(numbers)} samples were cut, being longer than the recipe lets them be ({limits})"
+            warnings.warn(message, CutWarning, stacklevel=3)
+        return numbers, parts
+
+    def _prepared(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[Prepared]:
+        for number, sample in enumerate(samples):
+            if not isinstance(sample, Mapping) or not sample:
+                raise DataError(f"sample {number}: expected a dict with any of {', '.join(self.modalities)}")
+            values, cut = {}, False
+            for name, value in sample.items():
+                if name not in self.modalities:
+                    raise DataError(f"sample {number}: {_unknown(name, self.modalities)}")
+                try:
+                    values[name], longer = read_value(self.modalities[name], value)
+                except DataError as error:
+                    raise DataError(f"sample {number}: field '{name}': {error}") from error
+                cut = cut or longer
+            yield Prepared(number, values, cut)
+
+    def _collated(self, samples: list[Prepared]) -> Batch:
+        """The streams that any of them has, one sample a row."""
+        streams = {}
+        for name, modality in self.modalities.items():
+            rows = [[sample.values[name]] if name in sample.values else [] for sample in samples]
+            if any(rows):
+                streams[name] = modality.collate(rows, None)
+        uid = torch.tensor([sample.number for sample in samples])
+        return Batch(streams, uid, torch.zeros_like(uid), "encode", 0)
+
+    @torch.no_grad()  # not inference_mode: a head may be trained on the features
+    def _pooled(self, batch: Batch, pool: str) -> Any:
+        for name in batch.streams:
+            if name not in self.modalities:
+                raise DataError(_unknown(name, self.modalities))
+        contents = {name: _on(content, self.device) for name, content in batch.streams.items()}
+        tokens = self.backbone(batch._replace(streams=contents, draw=batch.draw.to(self.device)))
+        streams = {
+            name: StreamLatents(own.x.float(), contents[name].valid, contents[name].observed, contents[name].place)
+            for name, own in tokens.items()
+        }
+        pooled = POOLS[pool](streams)
+        if isinstance(pooled, Tensor):
+            return pooled.cpu()
+        return {name: StreamLatents(*(tensor.cpu() for tensor in own)) for name, own in pooled.items()}
+
+
+def _unknown(name: Any, streams: Mapping[str, Modality]) -> str:
+    near = difflib.get_close_matches(str(name), streams, n=1)
+    advice = f"did you mean '{near[0]}'? " if near else ""
+    return f"this run has no stream '{name}'; {advice}it has {', '.join(streams)}"
+
+
+def _on(content: Content, device: torch.device) -> Content:
+    moved = [tensor.to(device) for tensor in content[:5]]
+    return Content(*moved, full=content.full, observed_count=content.observed_count)
+
+
+def _default_device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

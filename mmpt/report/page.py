@@ -1,0 +1,64 @@
+"""The page as a whole: one HTML file that needs nothing else, not even a network."""
+
+from pathlib import Path
+
+from mmpt.errors import MmptError
+from mmpt.report.curves import curves_section, headline
+from mmpt.report.gallery import reconstructions_section
+from mmpt.report.markup import Html, element, join
+from mmpt.report.pretrained import Pretrained, load_pretrained
+from mmpt.report.results import ledger_section, parameters_section, probes_section, record_section
+from mmpt.training.ledger import read_lines
+from mmpt.training.run import load_recipe
+
+STYLE = Path(__file__).with_name("style.css")
+# The browser is told to fetch nothing and to run nothing, whatever the data may hold.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html`, as a whole or not at all; it says what is missing.
+
+    Raises:
+        CheckpointError: `run` is not a run folder.
+        ConfigError: its recipe can't be read, for example because it names parts that are not installed.
+    """
+    text = _page(run)
+    file, staged = run / "report.html", run / ".report.html.staged"
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(file)
+    return file
+
+
+def _page(run: Path) -> str:
+    recipe, lines = load_recipe(run), read_lines(run / "metrics.jsonl")
+    pretrained = _loaded(run)
+    content = [
+        headline(run, recipe, lines),
+        curves_section(recipe, lines),
+        reconstructions_section(pretrained),
+        probes_section(run),
+        ledger_section(run),
+        parameters_section(pretrained),
+        record_section(run),
+    ]
+    return f"<!DOCTYPE html>\n{element('html', _head(run), element('body', element('main', *content)), lang='en')}\n"
+
+
+def _loaded(run: Path) -> Pretrained | str:
+    try:
+        return load_pretrained(run)
+    except (MmptError, OSError) as error:
+        return str(error)
+
+
+def _head(run: Path) -> Html:
+    metas = (
+        '<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+    )
+    style = Html(STYLE.read_text(encoding="utf-8"))
+    title = element("title", f"{run.resolve().name}: report")
+    return element("head", join([Html(metas), title, element("style", style)]))

@@ -1,0 +1,48 @@
+"""A finished or unfinished run, loaded from its folder alone: neither shards nor DeepSpeed are needed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mmpt.build import build_modalities, build_model, count_parameters, load_facts, load_weights
+from mmpt.encoders import Modality
+from mmpt.model import MaskedModel
+from mmpt.settings import Recipe
+from mmpt.training import checkpoint
+from mmpt.training.run import load_recipe
+
+
+class Pretrained(NamedTuple):
+    """What a run folder holds of the model."""
+
+    run: Path
+    recipe: Recipe
+    modalities: Mapping[str, Modality]
+    model: MaskedModel  # in eval mode
+    step: int | None  # of the newest whole checkpoint; None: there is none, and the weights are fresh
+
+
+def load_pretrained(run: Path) -> Pretrained:
+    """On the host; raises CheckpointError or ConfigError for a folder that can't be used."""
+    recipe = load_recipe(run)
+    modalities = build_modalities(recipe.streams, load_facts(run))
+    model = build_model(recipe, modalities).requires_grad_(False).eval()
+    newest = checkpoint.latest(run / "checkpoints")
+    if newest is None:
+        return Pretrained(run, recipe, modalities, model, None)
+    saved = checkpoint.load(newest, moments=False)
+    load_weights(model, saved.weights)
+    return Pretrained(run, recipe, modalities, model, int(saved.state["step"]))
+
+
+def parameter_counts(model: MaskedModel) -> dict[str, int]:
+    """By part; the objective's are those that the backbone does not share."""
+    backbone = model.backbone
+    encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
+    whole, shared = count_parameters([model]), count_parameters([backbone])
+    return {
+        **encoders,
+        "trunk": count_parameters([backbone.trunk]),
+        "objective": whole - shared,
+        "all": whole,
+    }

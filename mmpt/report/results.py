@@ -1,0 +1,167 @@
+"""What stands beside the curves: probes, the ledger, sizes, recipe and environment."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpt.report.markup import Html, details, element, escape, join, note, section, table
+from mmpt.report.pretrained import Pretrained, parameter_counts
+from mmpt.training.ledger import read_lines
+
+EXAMPLES = 3
+SHOWN_UPDATES = 20
+SCORES = {
+    "linear": "linear",
+    "linear_balanced": "linear, balanced",
+    "knn": "kNN",
+    "knn_balanced": "kNN, balanced",
+}
+
+
+def probes_section(run: Path) -> Html:
+    """Every probe of the run, or how to make one."""
+    files = sorted(run.glob("probe-*.json"))
+    if not files:
+        hint = element("code", f"mmpt probe {run} DATA --label FIELD")
+        return section("Probes", note("There is no probe of this run yet; ", hint, " makes one."))
+    return section("Probes", *(_probe_file(file) for file in files))
+
+
+def _probe_file(file: Path) -> Html:
+    try:
+        return _probe(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return note(f"{file.name} can't be read as a probe's result ({error!r}).")
+
+
+def _probe(found: Mapping[str, Any]) -> Html:
+    streams, step = " + ".join(found["streams"]), found["step"]
+    heading = element("h3", f"{found['label']} ", element("small", f"of {found['data']}, from {streams}, step {step}"))
+    bars = [
+        element("figure", element("figcaption", f"{name} probe, accuracy with 95 % interval"), *_bars(found, score))
+        for score, name in (("linear", "linear"), ("knn", "kNN"))
+    ]
+    head = ["features", *SCORES.values()]
+    rows = [[row["name"], *(_interval(row[score]) for score in SCORES)] for row in found["rows"]]
+    numbers = range(1, len(head))
+    return join(
+        [heading, element("div", *bars, class_="charts pair"), table(head, rows, numbers=numbers), _caption(found)]
+    )
+
+
+def _bars(found: Mapping[str, Any], score: str) -> list[Html]:
+    """A bar and its whisker for each kind of features, drawn by the browser."""
+    made = []
+    for row in found["rows"]:
+        if row[score] is None:
+            continue
+        value, low, high = (100 * float(row[score][name]) for name in ("value", "low", "high"))
+        style = "bar own" if row["name"] == "pretrained" else "bar"
+        bar = element("span", class_=style, style=f"width:{value:.2f}%")
+        whisker = element("span", class_="whisker", style=f"left:{low:.2f}%;width:{high - low:.2f}%")
+        track = element("span", bar, whisker, class_="track")
+        number = element("span", f"{value:.1f} %", class_="number")
+        made.append(element("div", element("span", row["name"], class_="label"), track, number, class_="row"))
+    return made
+
+
+def _interval(score: Mapping[str, float] | None) -> Html:
+    if score is None:
+        return escape("-")
+    bounds = element("small", f"{100 * score['low']:.1f} to {100 * score['high']:.1f}")
+    return join([f"{100 * score['value']:.1f} %", bounds], " ")
+
+
+def _caption(found: Mapping[str, Any]) -> Html:
+    sizes = ", ".join(f"{count:,} {part}" for part, count in found["samples"].items())
+    lines = [f"{len(found['classes'])} classes; samples: {sizes}; settings chosen by {found['chosen_by']}"]
+    gain = found["gain"]
+    if gain:
+        value, low, high = (f"{100 * gain[name]:+.1f}" for name in ("value", "low", "high"))
+        lines.append(f"linear accuracy over untrained: {value} points, {low} to {high}")
+    return note("; ".join([*lines, *found["notes"]]), ".")
+
+
+def ledger_section(run: Path) -> Html:
+    """What was skipped, on any rank."""
+    lines = [line for file in sorted(run.glob("ledger*.jsonl")) for line in read_lines(file)]
+    samples = [line for line in lines if line.get("event") == "skipped sample"]
+    updates = [line for line in lines if line.get("event") == "skipped update"]
+    return section("Ledger", *_skipped_samples(samples), *_skipped_updates(updates))
+
+
+def _skipped_samples(lines: Sequence[Mapping[str, Any]]) -> list[Html]:
+    if not lines:
+        return [note("No sample was skipped.")]
+    reasons: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        reasons[kind_of(str(line["reason"]))].append(line)
+    rows = [
+        [kind, f"{len(own):,}", f"{len({(line['source'], line['key']) for line in own}):,}", _examples(own)]
+        for kind, own in sorted(reasons.items(), key=lambda item: -len(item[1]))
+    ]
+    said = f"{len(lines):,} {'times' if len(lines) > 1 else 'time'} a sample could not be read and was skipped:"
+    return [note(said), table(["reason", "times", "samples", "first examples"], rows, numbers=(1, 2))]
+
+
+def _examples(lines: Sequence[Mapping[str, Any]]) -> Html:
+    distinct = dict.fromkeys(str(line["reason"]) for line in lines)
+    return join([element("div", reason) for reason in list(distinct)[:EXAMPLES]], "")
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its place and its numbers."""
+    said = re.sub(r"^.*?: sample .*?: (?=member )", "", reason)
+    return re.sub(r"0x[0-9a-f]+|(?<![\w.-])\d+", "#", said)
+
+
+def _skipped_updates(lines: Sequence[Mapping[str, Any]]) -> list[Html]:
+    if not lines:
+        return [note("No update was skipped.")]
+    rows = [
+        [
+            f"{line['step']:,}",
+            line["objective"] or "a gradient",
+            ", ".join(map(str, line["uids"])),
+            ", ".join(line["samples"]),
+        ]
+        for line in sorted(lines, key=lambda line: line["step"])[:SHOWN_UPDATES]
+    ]
+    steps = len({line["step"] for line in lines})
+    more = f"; the first {SHOWN_UPDATES} entries" if len(lines) > SHOWN_UPDATES else ""
+    said = f"{steps:,} update{'s were' if steps > 1 else ' was'} not finite and skipped{more}:"
+    return [note(said), table(["step", "objective", "uids", "samples"], rows, numbers=(0,))]
+
+
+def parameters_section(pretrained: Pretrained | str) -> Html:
+    """Numbers of weights."""
+    if isinstance(pretrained, str):
+        return section("Parameters", note(f"The model can't be built: {pretrained}."))
+    counts = parameter_counts(pretrained.model)
+    rows = [[name, f"{count:,}", f"{count / max(counts['all'], 1):.1%}"] for name, count in counts.items()]
+    return section("Parameters", table(["part", "parameters", "share"], rows, numbers=(1, 2)))
+
+
+def record_section(run: Path) -> Html:
+    """Recipe and environment."""
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    opened = details("recipe.yaml: resolved, complete", element("pre", recipe))
+    return section("Recipe and environment", opened, _environment(run / "environment.json"))
+
+
+def _environment(file: Path) -> Html:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return note("There is no readable environment.json yet.")
+    rows = [[name, _plain(value)] for name, value in found.items()]
+    return details("environment.json: versions and machine", table(["", ""], rows))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {own}" for name, own in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

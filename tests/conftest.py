@@ -1,0 +1,159 @@
+"""What every test may use: tiny modalities over a real tokenizer, and contents with all that makes rows hard."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from mmpt.config import component
+from mmpt.data.source import row_draw
+from mmpt.encoders import Facts
+from mmpt.encoders.image import Image
+from mmpt.encoders.text import Text
+from mmpt.model import Backbone
+from mmpt.tokens import Batch
+from mmpt.trunk import Trunk
+
+torch.set_num_threads(1)
+
+# Jane Austen, Persuasion (1817) and Emma (1815): public domain
+SENTENCES = (
+    "She had been forced into prudence in her youth, she learned romance as she grew older.",
+    "You pierce my soul. I am half agony, half hope.",
+    "There could have been no two hearts so open, no tastes so similar, no feelings so in unison.",
+    "If I loved you less, I might be able to talk about it more.",
+    "Seldom, very seldom, does complete truth belong to any human disclosure.",
+    "Silly things do cease to be silly if they are done by sensible people in an impudent way.",
+    "One half of the world cannot understand the pleasures of the other.",
+    "All the privilege I claim for my own sex is that of loving longest, when existence or when hope is gone.",
+)
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+@pytest.fixture(scope="session")
+def text_facts(tmp_path_factory):
+    """Facts of a text field whose byte-level BPE was trained on the sentences."""
+    folder = tmp_path_factory.mktemp("facts")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    ids = np.concatenate([tokenizer.encode(sentence).ids for sentence in SENTENCES])
+    counts = np.bincount(ids, minlength=tokenizer.get_vocab_size()).tolist()
+    values = {"tokenizer": "tokenizer", "vocabulary": len(counts)}
+    values |= {name: number for number, name in enumerate(("bos", "pad", "eos", "unk", "mask"))}
+    return Facts(folder, values, {"token_counts": counts})
+
+
+@pytest.fixture(scope="session")
+def text(text_facts):
+    return Text(text_facts, max_length=64)
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """64 patches of 4 x 4."""
+    statistics = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    return Image(Facts(tmp_path_factory.mktemp("image"), {}, statistics), size=32, patch=4)
+
+
+@pytest.fixture(scope="session")
+def modalities(text, image):
+    """Every modality, by the name of its file; a new one joins here and in `values`."""
+    return {"text": text, "image": image}
+
+
+def picture(number):
+    """A coarse random picture, so that neighbouring patches are alike."""
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    return Picture.fromarray(pixels).resize((40, 36), Picture.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="session")
+def values():
+    """Decoded fields by kind, and their length in the field's units, as a data set would give them."""
+    texts = list(SENTENCES)
+    return {"text": texts, "image": [picture(number) for number in range(8)]}
+
+
+@pytest.fixture(scope="session")
+def documents(modalities, values):
+    """`documents("text")`: what `read` makes of each value."""
+    return lambda name: [
+        modalities[name].read(value, 0, modalities[name].limit, None) for value in values[modalities[name].kind]
+    ]
+
+
+@pytest.fixture(scope="session")
+def contents(modalities, documents):
+    """`contents("text")`: rows of one document, several where the modality packs, one token, and an absent one."""
+
+    def make(name):
+        first, second, third, fourth, *_ = documents(name)
+        rows = [[first], [second], [], [third], [fourth]]
+        if name == "text":
+            rows += [
+                [first[:20], second[:9], third[:30]],
+                [np.r_[first[:2], first[-1:]]],
+                [np.r_[first[:1], first[-1:]]],
+            ]
+        return modalities[name].collate(rows, None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full_contents(modalities, documents):
+    """`full_contents("text")`: rows without padding."""
+
+    def make(name):
+        rows = documents(name)
+        shortest = min(map(len, rows))
+        return modalities[name].collate([[np.r_[row[: shortest - 1], row[-1:]]] for row in rows], shortest if name == "text" else None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch_of():
+    """`batch_of(text=content, image=content, seed=0)`: a batch whose rows have draws of their own."""
+
+    def make(seed=0, **streams):
+        rows = len(next(iter(streams.values())).valid)
+        uid, epoch = torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
+        return Batch(streams, uid, row_draw(seed, epoch, uid), "tests", 0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomised():
+    """`randomised(module, seed)`: the module with every parameter drawn anew, biases and norms too."""
+
+    def make(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator) * 0.15
+                parameter.copy_(noise + 1 if "norm" in name.lower() and name.endswith("weight") else noise)
+        return module
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone_of(randomised):
+    """`backbone_of({"text": text}, depth=3)`: a tiny backbone with random weights."""
+
+    def make(modalities, seed=0, **settings):
+        settings = {"width": 16, "depth": 2, "heads": 2, **settings}
+        trunk = component(Trunk, "transformer", **settings).build(len(modalities))
+        return randomised(Backbone(modalities, trunk), seed).eval()
+
+    return make

@@ -1,0 +1,226 @@
+import io
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from walks import make_run, picture, prose
+
+import mmpt
+from mmpt.data.source import Source
+from mmpt.downstream.encoder import CutWarning
+from mmpt.errors import CheckpointError, DataError
+from mmpt.tokens import Batch
+
+
+@pytest.fixture(scope="module")
+def encoder(run):
+    return mmpt.load(run, device="cpu")
+
+
+def samples(count: int) -> list[dict]:
+    return [{"text": prose(n % 2, n, words=1 + n % 9), "image": picture(n % 2, n)} for n in range(count)]
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-5)
+
+
+def test_features_are_float32_on_the_host_one_row_a_sample(encoder):
+    features = encoder.encode(samples(5))
+    assert features.shape == (5, encoder.width)
+    assert (features.dtype, features.device.type, features.requires_grad) == (torch.float32, "cpu", False)
+    assert not features.is_inference()  # a head may be trained on them
+
+
+@pytest.mark.parametrize("pool", ["mean", "class"])
+def test_a_sample_alone_is_encoded_as_among_longer_ones(encoder, pool):
+    given = samples(9)
+    together = encoder.encode(given, pool=pool)
+    for number, sample in enumerate(given):
+        assert close(encoder.encode([sample], pool=pool)[0], together[number])
+
+
+def test_order_is_kept_whatever_the_batch_size(encoder):
+    given = samples(20)
+    assert close(encoder.encode(given), encoder.encode(given, batch_size=1))
+    assert close(encoder.encode(given).flip(0), encoder.encode(reversed(given), batch_size=7))
+
+
+def test_the_recipe_s_dropped_paths_and_augmentation_are_off(encoder):
+    assert encoder.recipe.trunk.settings["drop_path"] > 0
+    assert encoder.recipe.streams["image"].settings["flip"]
+    assert torch.equal(encoder.encode(samples(8)), encoder.encode(samples(8)))
+
+
+def test_a_missing_stream_takes_no_part(encoder):
+    both, text, image = samples(1)[0], {"text": samples(1)[0]["text"]}, {"image": samples(1)[0]["image"]}
+    features = encoder.encode([text, both, image])
+    assert close(features[0], encoder.encode([text])[0])
+    assert close(features[2], encoder.encode([image])[0])
+    assert not close(features[0], features[1])
+    assert not close(features[2], features[1])
+
+
+def test_the_mean_is_over_the_observed_tokens_of_all_streams(encoder):
+    given = samples(3)
+    tokens = encoder.encode(given, pool="tokens")
+    features = encoder.encode(given)
+    for number in range(3):
+        shown = torch.cat([own.latents[number][own.observed[number]] for own in tokens.values()])
+        assert close(shown.mean(dim=0), features[number])
+    first = torch.stack([own.latents[:, 0] for own in tokens.values()]).mean(dim=0)
+    assert close(first, encoder.encode(given, pool="class"))
+
+
+def test_tokens_keep_order_and_pad_what_is_absent(encoder):
+    given = [{"text": prose(0, 1, words=9)}, {"image": picture(0, 0)}, {"text": "wave"}]
+    tokens = encoder.encode(given, pool="tokens", batch_size=1)
+    assert set(tokens) == {"text", "image"}
+    assert tokens["image"].valid.any(dim=1).tolist() == [False, True, False]
+    assert tokens["image"].latents.shape == (3, 17, encoder.width)
+    counts = tokens["text"].valid.sum(dim=1)
+    assert counts[0] > counts[2] > counts[1] == 0
+    assert close(
+        tokens["text"].latents[2, : counts[2]],
+        encoder.encode([given[2]], pool="tokens")["text"].latents[0, : counts[2]],
+    )
+
+
+def test_an_empty_text_has_features_too(encoder):
+    assert encoder.encode([{"text": ""}, {"text": "wave"}]).isfinite().all()
+
+
+def test_long_text_is_cut_and_it_is_said(encoder):
+    long = prose(0, 3, words=60)
+    with pytest.warns(CutWarning, match=r"1 of 2 samples were cut, .* \(text 22, image 1\)"):
+        features = encoder.encode([{"text": long}, {"text": "wave"}])
+    with pytest.warns(CutWarning):
+        assert close(features[0], encoder.encode([{"text": long + " something else"}])[0])
+
+
+def test_every_kind_of_picture_value_gives_the_same_features(encoder, tmp_path):
+    own = picture(1, 5)
+    file = io.BytesIO()
+    own.save(file, "PNG")
+    (tmp_path / "own.png").write_bytes(file.getvalue())
+    values = [
+        own,
+        np.asarray(own),
+        file.getvalue(),
+        tmp_path / "own.png",
+        str(tmp_path / "own.png"),
+        own.convert("RGBA"),
+    ]
+    features = encoder.encode([{"image": value} for value in values])
+    assert close(features, features[:1].expand_as(features))
+    grey = np.asarray(own.convert("L"))
+    features = encoder.encode([{"image": value} for value in (grey, grey[:, :, None], Image.fromarray(grey))])
+    assert close(features, features[:1].expand_as(features))
+
+
+def test_a_collated_batch_is_encoded_as_its_samples(encoder):
+    modalities = encoder.modalities
+    texts = [prose(0, n, words=3 + n) for n in range(3)]
+    rows = [[modalities["text"].read(text, 0, 22, None)] for text in texts]
+    uid = torch.arange(3)
+    batch = Batch({"text": modalities["text"].collate(rows, None)}, uid, uid, "mine", 0)
+    assert close(encoder.encode(batch), encoder.encode([{"text": text} for text in texts]))
+
+
+def test_a_batch_of_the_loader_is_encoded(encoder):
+    settings = encoder.recipe.data.sources["walks"]
+    rows = Source("walks", 0, settings, encoder.modalities, 0).rows([0, 1, 2])
+    assert encoder.encode(Batch(rows.streams, rows.uid, rows.uid, "walks", 0)).shape == (3, encoder.width)
+
+
+def test_no_samples_give_no_features(encoder):
+    assert encoder.encode([]).shape == (0, encoder.width)
+    assert encoder.encode([], pool="tokens") == {}
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"imgae": 1}, r"sample 1: this run has no stream 'imgae'; did you mean 'image'\? it has text, image"),
+        ({}, r"sample 1: expected a dict with any of text, image"),
+        ({"text": 3}, r"sample 1: field 'text': expected a str, UTF-8 bytes or a Path, got int"),
+        ({"text": None}, r"sample 1: field 'text': expected a str.* got NoneType"),
+        ({"text": b"\xff"}, r"sample 1: field 'text': not UTF-8 text"),
+        ({"text": "a\ud800"}, r"sample 1: field 'text': character 1 can't be written as UTF-8"),
+        ({"image": b"GIF89a"}, r"sample 1: field 'image': not a PNG, JPEG or WebP picture"),
+        ({"image": "no/such.png"}, r"sample 1: field 'image': no/such\.png: can't be read \(No such file"),
+        ({"image": np.zeros((4, 4, 3))}, r"sample 1: field 'image': expected .* got float64 of 4 x 4 x 3"),
+        ({"image": 7}, r"sample 1: field 'image': expected a PIL image, .* got int"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_by_its_number(encoder, sample, message):
+    with pytest.raises(DataError, match=message):
+        encoder.encode([{"text": "wave"}, sample])
+
+
+def test_a_padding_row_of_a_batch_is_refused(encoder):
+    text = encoder.modalities["text"]
+    uid = torch.arange(2)
+    batch = Batch({"text": text.collate([[text.read("wave", 0, 22, None)], []], None)}, uid, uid, "mine", 0)
+    with pytest.raises(DataError, match="row 1 of the batch has no tokens"):
+        encoder.encode(batch)
+
+
+def test_trained_and_untrained_differ_and_steps_can_be_chosen(run):
+    given = samples(2)
+    newest, first, fresh = mmpt.load(run), mmpt.load(run, step=1), mmpt.load(run, untrained=True)
+    assert (newest.step, first.step, fresh.step) == (2, 1, None)
+    features = [encoder.encode(given) for encoder in (newest, first, fresh)]
+    assert not any(close(features[a], features[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert close(features[0], mmpt.load(run, step=2).encode(given))
+    assert close(features[2], mmpt.load(run, untrained=True).encode(given))
+
+
+def test_the_newest_whole_checkpoint_is_loaded(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "step-000000002" / "model.safetensors").write_bytes(b"damage")
+    assert mmpt.load(copy).step == 1
+    with pytest.raises(CheckpointError, match=r"step-000000002.* differ"):
+        mmpt.load(copy, step=2)
+    shutil.rmtree(copy / "checkpoints" / "step-000000001")
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints is whole"):
+        mmpt.load(copy)
+
+
+def test_what_cannot_be_loaded_says_what_there_is(run, shards, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; there are 1, 2"):
+        mmpt.load(run, step=7)
+    with pytest.raises(CheckpointError, match=r"there is no recipe\.yaml, so this is not a run folder"):
+        mmpt.load(tmp_path)
+    begun = make_run(tmp_path / "begun", shards, steps=())
+    with pytest.raises(CheckpointError, match="there is no checkpoint yet"):
+        mmpt.load(begun)
+    assert mmpt.load(begun, untrained=True).step is None
+
+
+def test_a_run_needs_neither_its_shards_nor_deepspeed(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    recipe = moved / "recipe.yaml"
+    lines = [
+        f"{line.split('shards:')[0]}shards: /gone" if "shards:" in line else line
+        for line in recipe.read_text().splitlines()
+    ]
+    recipe.write_text("\n".join(lines) + "\n")
+    program = f"""
+import sys, mmpt
+encoder = mmpt.load({str(moved)!r})
+print(encoder.encode([{{"text": "wave"}}]).shape, "deepspeed" in sys.modules)
+try:
+    encoder.encode({{"text": "wave"}})
+except mmpt.DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "torch.Size([1, 16]) False",
+        "expected a list of samples, got a single one; put it in a list",
+    ]

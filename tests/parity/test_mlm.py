@@ -1,0 +1,112 @@
+"""Our masked-language-model loss is that of transformers' RobertaPreLayerNormForMaskedLM."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mmpt.config import component
+from mmpt.errors import ConfigError
+from mmpt.export.roberta import from_roberta_mlm, to_roberta_mlm
+from mmpt.model import MaskedModel
+from mmpt.objectives import Objective
+from mmpt.randomness import fold, uniform_rows
+
+
+@pytest.fixture
+def model_of(text, backbone_of, randomised):
+    def make(seed=0, keep=0.0, random=0.0, **settings):
+        backbone = backbone_of({"text": text}, seed=seed, norm_entry=True)
+        stream = {
+            "masking": {"ratio": 0.3},
+            "corruption": {"type": "replace", "keep": keep, "random": random},
+            "predictor": "tied",
+            "target": "token_ids",
+        }
+        objective = component(Objective, "masked_prediction", streams={"text": stream | settings})
+        model = MaskedModel(backbone, objective.build(backbone, {"text": text}))
+        randomised(model, seed)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def batch(text, documents, batch_of):
+    """Padded rows of one document each: transformers has no packed ones."""
+    return batch_of(text=text.collate([[document] for document in documents("text")], None))
+
+
+def losses_of_both(model, peer, batch, text):
+    """Ours, and theirs on the input that our corruption made."""
+    content, hidden = batch.streams["text"], model.hide(batch, 0.0)
+    step = model(batch, hidden, 0.0)
+    positions = hidden["text"].hidden
+    ids = content.values.masked_fill(positions, text.special("mask"))
+    draw, size = fold(batch.draw, "text"), positions.shape[1]
+    corruption = model.objective.streams["text"].corruption
+    if corruption.keep or corruption.random:
+        lot = uniform_rows(draw, size, "keep or random")
+        other = (uniform_rows(draw, size, "random content") * text.vocabulary).long()
+        ids = torch.where(positions & (lot < corruption.keep + corruption.random), other, ids)
+        ids = torch.where(positions & (lot < corruption.keep), content.values, ids)
+    labels = content.values.masked_fill(~positions, -100)
+    theirs = peer(input_ids=ids, attention_mask=content.valid.long(), labels=labels)
+    return step.losses["text"].total / hidden["text"].denominator, theirs.loss
+
+
+def test_the_loss_equals_that_of_transformers_with_our_weights(model_of, batch, text):
+    model = model_of()
+    assert_close(*losses_of_both(model, to_roberta_mlm(model, text), batch, text), rtol=0, atol=1e-5)
+
+
+def test_the_loss_equals_that_of_transformers_with_kept_and_random_tokens(model_of, batch, text):
+    model = model_of(keep=0.3, random=0.3)
+    assert_close(*losses_of_both(model, to_roberta_mlm(model, text), batch, text), rtol=0, atol=1e-5)
+
+
+def test_the_loss_equals_that_of_transformers_with_its_weights(model_of, batch, text, randomised):
+    model, peer = model_of(0), randomised(to_roberta_mlm(model_of(1), text), 2)
+    table = peer.roberta_prelayernorm.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        peer.lm_head.decoder.weight.copy_(table)
+    from_roberta_mlm(model, text, peer.eval())
+    assert_close(*losses_of_both(model, peer, batch, text), rtol=0, atol=1e-5)
+
+
+def test_head_and_mask_vector_come_back_as_they_were(model_of, text):
+    model, fresh = model_of(0), model_of(1)
+    from_roberta_mlm(fresh, text, to_roberta_mlm(model, text))
+    for name, weight in model.state_dict().items():
+        assert_close(fresh.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+    assert fresh.objective.streams["text"].predictor.table is fresh.backbone.encoders["text"].embedding.weight
+
+
+def test_gradients_of_the_loss_equal_those_of_transformers(model_of, batch, text):
+    model = model_of()
+    peer = to_roberta_mlm(model, text)
+    mine, theirs = losses_of_both(model, peer, batch, text)
+    mine.backward()
+    theirs.backward()
+    embeddings, body = peer.roberta_prelayernorm.embeddings, peer.roberta_prelayernorm
+    part = model.objective.streams["text"]
+    pairs = [
+        (model.backbone.trunk.stream_embedding.weight.grad, embeddings.token_type_embeddings.weight.grad),
+        (model.backbone.trunk.blocks[0].norm1.weight.grad, body.encoder.layer[0].attention.LayerNorm.weight.grad),
+        (part.predictor.dense.weight.grad, peer.lm_head.dense.weight.grad),
+        (part.corruption.vector.grad, embeddings.word_embeddings.weight.grad[text.special("mask")]),
+    ]
+    for ours, other in pairs:
+        assert_close(ours, other, rtol=0, atol=1e-5)
+
+
+def test_a_head_that_transformers_lacks_is_refused_with_a_sentence(model_of, text):
+    with pytest.raises(ConfigError, match="needs predictor=tied and corruption=replace"):
+        to_roberta_mlm(model_of(predictor="mlp"), text)
+    with pytest.raises(ConfigError, match=r"one norm_eps; the trunk has 1e-06, the head 0\.001"):
+        to_roberta_mlm(model_of(predictor={"type": "tied", "norm_eps": 1e-3}), text)
+
+
+def test_a_model_whose_head_has_a_table_of_its_own_is_refused_with_a_sentence(model_of, text, randomised):
+    peer = randomised(to_roberta_mlm(model_of(), text), 3)
+    with pytest.raises(ConfigError, match="head has a table of its own"):
+        from_roberta_mlm(model_of(), text, peer)
