@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 good, 1 problems found, 2 a mistake of the user's, 3 a run interrupted and saved, 130 interrupted.
     """
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         return arguments.run(arguments)
     except Interrupted as stopped:
@@ -38,6 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("mmpt: interrupted; the same command again goes on\n")
         return INTERRUPTED
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Settings (key=value) may stand before or after options; argparse alone takes only the first group of them."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    settings = [word for word in rest if "=" in word and not word.startswith("-")]
+    if "settings" in arguments:
+        arguments.settings += settings
+        rest = [word for word in rest if word not in settings]
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _say(error: Exception) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, cast, get_ar
 import yaml
 
 from mmpt.errors import ConfigError
+from mmpt.located import Given, LocatedYaml, apply_override, locate
 
 Contract = TypeVar("Contract")
 T = TypeVar("T")
@@ -80,12 +81,12 @@ def load_settings(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
 def parse_settings(text: str, overrides: Sequence[str], schema: type[T], *, name: str = "<recipe>") -> T:
     """Like load_settings, from the text itself."""
     reader = _Reader()
-    root = _Yaml(text, name, reader.problems, numbered=True).read()
+    root = LocatedYaml(text, name, reader.problems, numbered=True).read()
     if root is None:
         raise ConfigError(f"{name}: expected a recipe, got an empty file")
     for override in overrides:
         try:
-            root = _override(root, override, reader.problems)
+            root = apply_override(root, override, reader.problems)
         except ConfigError as error:
             reader.problems.append(str(error))
     return reader.finish(reader.read(root, schema, ""))
@@ -94,7 +95,7 @@ def parse_settings(text: str, overrides: Sequence[str], schema: type[T], *, name
 def component(contract: type[Contract], type_: str, /, **settings: Any) -> Component[Contract]:
     """A part chosen in Python, checked as a recipe's is: `component(Unit, "span", length=10)`."""
     reader = _Reader()
-    return reader.finish(reader.read(_given({"type": type_, **settings}), Component[contract], type_))
+    return reader.finish(reader.read(locate({"type": type_, **settings}), Component[contract], type_))
 
 
 def to_plain(settings: Any) -> Any:
@@ -123,119 +124,6 @@ def find_parts(folder: str) -> dict[str, type]:
     names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
     found = {name: _parts_of(_imported(f"{folder}.{name}"), contracts) for name in names}
     return {name: parts[0] for name, parts in sorted(found.items()) if len(parts) == 1}
-
-
-# ---- from YAML to values that know their place
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A scalar, or a list or dict of _Given, and its place; `plain` is what an unquoted scalar said."""
-
-    value: Any
-    where: str = ""
-    plain: str = ""
-
-    def __str__(self) -> str:
-        if isinstance(self.value, bool):
-            said = str(self.value).lower()
-            return said if self.plain.lower() in ("", said) else f"{said} (as YAML reads {self.plain}; quote it)"
-        names = {NoneType: "nothing", dict: "a mapping", list: "a list"}
-        return names.get(type(self.value)) or repr(self.value)
-
-
-def _given(value: Any, where: str = "") -> _Given:
-    if isinstance(value, Mapping):
-        return _Given({name: _given(item, where) for name, item in value.items()}, where)
-    if isinstance(value, list | tuple):
-        return _Given([_given(item, where) for item in value], where)
-    return _Given(value, where)
-
-
-class _Yaml:
-    """One YAML text; composed, not loaded, because only nodes know their lines."""
-
-    def __init__(self, text: str, name: str, problems: list[str], *, numbered: bool) -> None:
-        self.text, self.name, self.problems, self.numbered = text, name, problems, numbered
-        self.done: dict[int, _Given | None] = {}  # an anchored node is read once; None while it is being read
-
-    def read(self) -> _Given | None:
-        try:
-            self.loader = yaml.SafeLoader(self.text)
-            root = self.loader.get_single_node()
-            return None if root is None else self._node(root)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            said = ", ".join(part for part in (error.context, error.problem) if part)
-            raise ConfigError(f"{self._where(mark.line if mark else 0)}: not valid YAML: {said}") from error
-        except yaml.reader.ReaderError as error:
-            line = self.text.count("\n", 0, int(error.position))
-            raise ConfigError(f"{self._where(line)}: not valid YAML: {error.reason}") from error
-
-    def _where(self, line: int) -> str:
-        return f"{self.name}:{line + 1}" if self.numbered else self.name
-
-    def _complain(self, node: yaml.Node, message: str) -> None:
-        self.problems.append(f"{self._where(node.start_mark.line)}: {message}")
-
-    def _node(self, node: yaml.Node) -> _Given:
-        if id(node) in self.done:
-            done = self.done[id(node)]
-            if done is None:
-                self._complain(node, "an alias refers to the value that it stands in")
-            return done or _Given(None)
-        self.done[id(node)] = None
-        is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        plain = node.value if is_plain else ""
-        if node.tag not in ("!", self.loader.resolve(type(node), plain, (is_plain, True))):
-            self._complain(node, f"the tag {node.tag!r} has no meaning in a recipe")
-        value = self._mapping(node) if isinstance(node, yaml.MappingNode) else self._unnamed(node)
-        done = self.done[id(node)] = _Given(value, self._where(node.start_mark.line), plain)
-        return done
-
-    def _mapping(self, node: yaml.MappingNode) -> dict[str, _Given]:
-        first: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self._complain(key, "expected a name before ':', got a list or a mapping")
-            elif first.setdefault(key.value, key) is not key:
-                line = first[key.value].start_mark.line + 1
-                self._complain(key, f"{key.value!r} stands twice in one mapping, first on line {line}")
-        self.loader.flatten_mapping(node)  # `<<: *anchor`: what it brings comes first, so that the mapping's own wins
-        pairs = [(key, self._node(value)) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
-        return {key.value: dataclasses.replace(item, where=self._where(key.start_mark.line)) for key, item in pairs}
-
-    def _unnamed(self, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            return [self._node(item) for item in node.value]
-        kind = node.tag.rpartition(":")[2]
-        if kind == "int" and re.fullmatch(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)", node.value):
-            return int(node.value, 0)
-        if kind in ("float", "bool", "null") and ":" not in node.value:
-            return yaml.safe_load(node.value)
-        return node.value  # 1:30 and 010 too: YAML 1.1 takes them for 90 and 8, no setting takes text for a number
-
-
-def _override(root: _Given, override: str, problems: list[str]) -> _Given:
-    path, equals, text = override.partition("=")
-    where, names = f"override {override}", path.strip().split(".")
-    if not equals or not all(names):
-        raise ConfigError(f"{where}: expected a.b.c=value")
-    value = _Yaml(text, where, problems, numbered=False).read() or _Given(None, where)
-    return _replaced(root, names, value, path)
-
-
-def _replaced(given: _Given, names: list[str], value: _Given, path: str) -> _Given:
-    """A copy, since what an alias shares must change in one place only."""
-    if not names:
-        return value
-    if given.value is None:
-        given = _Given({}, value.where)
-    inside = {"type": given} if isinstance(given.value, str) else given.value  # `unit: span` is `unit: {type: span}`
-    if not isinstance(inside, dict):
-        raise ConfigError(f"{value.where}: {path}: there is no setting {names[0]!r} in {given} ({given.where})")
-    changed = _replaced(inside.get(names[0], _Given(None)), names[1:], value, path)
-    return dataclasses.replace(given, value=inside | {names[0]: changed})
 
 
 # ---- from names to parts, from parts to their settings
@@ -350,7 +238,7 @@ def _takes(kind: Any, value: Any) -> bool:
     return True
 
 
-def _fits(given: _Given, annotation: Any) -> bool:
+def _fits(given: Given, annotation: Any) -> bool:
     """Whether a member of a union is meant, seen from outside."""
     kind, value = _kind(annotation), given.value
     if kind in _SCALARS:
@@ -379,7 +267,7 @@ def _in_words(annotation: Any) -> str:
     return "a value" if kind is Any else "a mapping"
 
 
-def _frozen(given: _Given) -> Any:
+def _frozen(given: Given) -> Any:
     if isinstance(given.value, dict):
         return FrozenDict({name: _frozen(item) for name, item in given.value.items()})
     if isinstance(given.value, list):
@@ -400,7 +288,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self.readers: dict[Any, Callable[[_Given, Any, str], Any]] = {
+        self.readers: dict[Any, Callable[[Given, Any, str], Any]] = {
             Component: self._component,
             Union: self._union,
             UnionType: self._union,
@@ -415,7 +303,7 @@ class _Reader:
             raise ConfigError("\n".join(dict.fromkeys(self.problems)))
         return settings
 
-    def read(self, given: _Given, annotation: Any, path: str) -> Any:
+    def read(self, given: Given, annotation: Any, path: str) -> Any:
         kind = _kind(annotation)
         if kind is Any:
             return _frozen(given)
@@ -427,13 +315,13 @@ class _Reader:
             return self._dataclass(given, kind, path)
         return self._complain(given, path, f"its signature asks for {annotation}, which no recipe can say")
 
-    def _complain(self, given: _Given, path: str, message: str) -> None:
+    def _complain(self, given: Given, path: str, message: str) -> None:
         self.problems.append(": ".join(part for part in (given.where, path, message) if part))
 
-    def _expected(self, given: _Given, annotation: Any, path: str) -> None:
+    def _expected(self, given: Given, annotation: Any, path: str) -> None:
         self._complain(given, path, f"expected {_in_words(annotation)}, got {given}")
 
-    def _union(self, given: _Given, annotation: Any, path: str) -> Any:
+    def _union(self, given: Given, annotation: Any, path: str) -> Any:
         members = [member for member in get_args(annotation) if member is not NoneType]
         if given.value is None and NoneType in get_args(annotation):
             return None
@@ -444,7 +332,7 @@ class _Reader:
             return self._expected(given, annotation, path)
         return self.read(given, (fitting or members)[0], path)
 
-    def _literal(self, given: _Given, annotation: Any, path: str) -> Any:
+    def _literal(self, given: Given, annotation: Any, path: str) -> Any:
         if _fits(given, annotation):
             return given.value
         choices = [str(choice) for choice in get_args(annotation)]
@@ -452,7 +340,7 @@ class _Reader:
             return self._complain(given, path, _unknown("a choice", choices, given.value))
         return self._expected(given, annotation, path)
 
-    def _tuple(self, given: _Given, annotation: Any, path: str) -> Any:
+    def _tuple(self, given: Given, annotation: Any, path: str) -> Any:
         members = get_args(annotation) or (Any, ...)
         if not isinstance(given.value, list):
             return self._expected(given, annotation, path)
@@ -463,28 +351,28 @@ class _Reader:
         pairs = enumerate(zip(given.value, members, strict=True))
         return tuple(self.read(item, member, f"{path}[{index}]") for index, (item, member) in pairs)
 
-    def _dict(self, given: _Given, annotation: Any, path: str) -> Any:
+    def _dict(self, given: Given, annotation: Any, path: str) -> Any:
         if not isinstance(given.value, dict):
             return self._expected(given, annotation, path)
         member = (get_args(annotation) or (str, Any))[1]
         return FrozenDict({name: self.read(item, member, _join(path, name)) for name, item in given.value.items()})
 
-    def _dataclass(self, given: _Given, kind: type, path: str) -> Any:
+    def _dataclass(self, given: Given, kind: type, path: str) -> Any:
         if isinstance(given.value, kind):  # a default: its own defaults may be short forms still
             kind = type(given.value)
             names = [name for name, parameter in _parameters(kind).items() if not parameter.wired]
-            given = _given({name: getattr(given.value, name) for name in names}, given.where)
+            given = locate({name: getattr(given.value, name) for name in names}, given.where)
         if not isinstance(given.value, dict):
             return self._expected(given, kind, path)
         return self._call(given, kind, path, self._settings(given, kind, path))
 
-    def _component(self, given: _Given, annotation: Any, path: str) -> Any:
+    def _component(self, given: Given, annotation: Any, path: str) -> Any:
         contract = get_args(annotation)[0]
         if isinstance(given.value, Component):
             fits = issubclass(given.value.target, contract)
             return given.value if fits else self._expected(given, annotation, path)
         inside = given.value if isinstance(given.value, dict) else {"type": given}
-        name = inside.get("type", _Given(None, given.where))
+        name = inside.get("type", Given(None, given.where))
         path_of_name = path if name is given else _join(path, "type")
         if not isinstance(name.value, str):
             return self._expected(name, annotation, path_of_name)
@@ -500,7 +388,7 @@ class _Reader:
             self._call(given, target, path, settings)  # it can be made right here, so its own checks speak now
         return Component(target, settings, name.value, f"{given.where}: {path}" if given.where else "")
 
-    def _call(self, given: _Given, kind: type, path: str, settings: dict[str, Any] | None) -> Any:
+    def _call(self, given: Given, kind: type, path: str, settings: dict[str, Any] | None) -> Any:
         if settings is None:
             return None
         try:
@@ -508,7 +396,7 @@ class _Reader:
         except ValueError as error:
             return self._complain(given, path, str(error))
 
-    def _settings(self, given: _Given, kind: type, path: str) -> dict[str, Any] | None:
+    def _settings(self, given: Given, kind: type, path: str) -> dict[str, Any] | None:
         """All keyword-only parameters of the class, given or by default; None if there was a problem."""
         before, parameters = len(self.problems), _parameters(kind)
         settings = {name: parameter for name, parameter in parameters.items() if not parameter.wired}
@@ -523,6 +411,6 @@ class _Reader:
                 words = _in_words(parameter.annotation)
                 self._complain(given, _join(path, name), f"missing; expected {words}")
                 continue
-            item = item or _given(parameter.default() if parameter.default else None, given.where)
+            item = item or locate(parameter.default() if parameter.default else None, given.where)
             values[name] = self.read(item, parameter.annotation, _join(path, name))
         return values if len(self.problems) == before else None

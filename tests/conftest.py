@@ -78,7 +78,7 @@ def picture(number):
 @pytest.fixture(scope="session")
 def values():
     """Decoded fields by kind, and their length in the field's units, as a data set would give them."""
-    texts = list(SENTENCES)
+    texts = [*SENTENCES, "A </s> or a <mask> that stands in a document is text like any other."]
     return {"text": texts, "image": [picture(number) for number in range(8)]}
 
 
@@ -115,7 +115,9 @@ def full_contents(modalities, documents):
     def make(name):
         rows = documents(name)
         shortest = min(map(len, rows))
-        return modalities[name].collate([[np.r_[row[: shortest - 1], row[-1:]]] for row in rows], shortest if name == "text" else None)
+        return modalities[name].collate(
+            [[np.r_[row[: shortest - 1], row[-1:]]] for row in rows], shortest if name == "text" else None
+        )
 
     return make
 

@@ -111,7 +111,7 @@ class Text(Modality):
         """How often each id occurs in the training split, as the builder counted."""
         counts = self.facts.statistics.get("token_counts")
         if counts is None:
-            raise ConfigError("this data set has no token counts; build it with 'mmpt build text' or index it again")
+            raise ConfigError("the data set's manifest has no token counts; build it with 'mmpt build text'")
         return torch.tensor(counts, dtype=torch.float64)
 
 

@@ -163,7 +163,10 @@ class Engine:
             filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         config = {**filled, **deepspeed_settings}
         self.engine: Any
-        self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
+        try:
+            self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
+        except (ValueError, AssertionError, TypeError, KeyError) as error:  # what its own checks raise, pydantic's among them
+            raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
         self._make_moments(updates=0)
 
     @property

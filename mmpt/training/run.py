@@ -28,15 +28,18 @@ PACKAGES = ("mmpt", "torch", "deepspeed", "transformers", "timm", "webdataset", 
 
 
 def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequence[Source]) -> None:
-    """Make the folder, or check that it is of this very recipe and data; raises ConfigError with the difference."""
+    """Make the folder, or check that it is of this very recipe and data; raises ConfigError with the difference.
+
+    A folder whose run saved no checkpoint yet has nothing to lose, and is made anew.
+    """
     text = dump_yaml(recipe)
     file = run / "recipe.yaml"
     fingerprints = {source.name: source.fingerprint for source in sources}
-    if file.exists():
+    if file.exists() and checkpoint.steps_in(run / "checkpoints"):
         _same_recipe(run, file.read_text(encoding="utf-8"), text)
         _same_data(run, json.loads((run / "data.json").read_text(encoding="utf-8")), fingerprints)
         return
-    if run.exists() and any(not path.name.startswith("log") for path in run.iterdir()):
+    if not file.exists() and run.exists() and any(not path.name.startswith("log") for path in run.iterdir()):
         raise ConfigError(f"{run}: is not empty and not a run of mmpt; choose another --out")
     run.mkdir(parents=True, exist_ok=True)
     save_facts(run, facts)

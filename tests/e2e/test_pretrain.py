@@ -106,7 +106,6 @@ def test_a_folder_that_is_no_run_is_left_alone(run, tmp_path):
         ("data.sources.prose.shards=nowhere", "there is no manifest.json"),
         ("data.batch_size=8 data.micro_batch_size=3", "does not divide the 8"),
         ("deepspeed.train_batch_size=8", "mmpt fills this in; set data.batch_size instead"),
-        ("deepspeed.zero_optimization.stage=7", "zero_optimization"),
         ("objective.streams.image.masking.unit=word", "has a meaning for text only"),
         ("data.sources.prose.layout.length=16", "can't hold a document of 32"),
         ("streams.image.patch=5", "does not divide size 16"),
@@ -119,6 +118,22 @@ def test_a_mistake_gets_one_sentence_exit_code_two_and_leaves_nothing(run, tmp_p
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_deepspeed_refuses_gets_one_sentence_and_the_corrected_recipe_may_use_the_folder(run, tmp_path):
+    _, recipe, _ = run
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", "deepspeed.zero_optimization.stage=7")
+    assert done.returncode == 2
+    assert "deepspeed: DeepSpeed refuses this section" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert mmpt("pretrain", recipe, "--out", tmp_path / "run", "training.steps=2").returncode == 0
+
+
+def test_bfloat16_and_checkpointing_train(run, tmp_path):
+    settings = ["training.precision=bf16", "trunk.checkpointing=true", "deepspeed.zero_optimization.stage=1"]
+    done = mmpt("pretrain", run[1], "--out", tmp_path / "run", "training.steps=4", *settings)
+    assert done.returncode == 0, done.stderr
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in weights(tmp_path / "run").values())
 
 
 @pytest.mark.slow

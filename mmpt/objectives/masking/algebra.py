@@ -97,8 +97,8 @@ def choose_units(
     """Units drawn without replacement, in proportion to their weight, until the budget of tokens is met.
 
     Gumbel top-k (Kool et al. 2019): the largest of log weight + Gumbel noise. A unit larger than what is left is taken
-    when more than half of it still fits, so that the number of hidden tokens is right on average. The last unit of a
-    row is never taken, unless it is the only one.
+    with the share of it that still fits, so that the number of hidden tokens is right on average. The first unit is
+    always taken, and the last never, unless it is the only one.
     """
     size = torch.zeros_like(units).scatter_add(1, units, maskable.long())
     noise = -(-uniform_rows(draw, units.shape[1], "mask").log()).log()
@@ -109,7 +109,8 @@ def choose_units(
     ordered = size.gather(1, order)
     before = ordered.cumsum(1) - ordered
     left = maskable.sum(1, keepdim=True) - before - ordered
-    chosen = (2 * before + ordered <= 2 * budget.unsqueeze(1)) & (ordered > 0) & (left > 0)
+    lot = uniform(fold_key(draw, "unit that does not fit")).unsqueeze(1)
+    chosen = (lot * ordered < budget.unsqueeze(1) - before) & (ordered > 0) & (left > 0)
     chosen[:, 0] = budget > 0
     hidden_units = torch.zeros_like(chosen).scatter(1, order, chosen)
     return hidden_units.gather(1, units) & maskable

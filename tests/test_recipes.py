@@ -1,0 +1,59 @@
+"""The recipes that come with mmpt: each parses, is listed with a line, builds, and learns for a step."""
+
+import pytest
+import torch
+from running import build_small_shards, mmpt
+
+from mmpt.config import dump_yaml, load_settings, parse_settings
+from mmpt.recipes import recipes
+from mmpt.settings import Recipe
+from mmpt.training.command import build
+from mmpt.training.engine import optimizer_for
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return build_small_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize("listed", recipes(), ids=lambda listed: listed.name)
+def test_a_recipe_takes_a_step_and_its_loss_falls_on_the_same_batch(listed, shards):
+    settings = load_settings(listed.path, [], Recipe)
+    text = dump_yaml(settings).replace("shards/", f"{shards}/")
+    built = build(parse_settings(text, ["data.batch_size=4"], Recipe), 0, 1)
+    optimizer = optimizer_for(built.model, built.recipe.training.optimizer)
+    batch = built.batches[0].batch
+    losses = []
+    for _ in range(3):
+        hidden = built.model.hide(batch, 0.0)
+        step = built.model(batch, hidden, 0.0)
+        loss = torch.stack([x.total / hidden[name].denominator for name, x in step.losses.items()]).sum()
+        optimizer.zero_grad()
+        (loss + step.balance).backward()
+        assert all(p.grad is not None for p in built.model.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[2] < losses[0]
+
+
+def test_recipes_are_listed_with_a_line_each():
+    done = mmpt("recipes")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["image_mae", "image_text_joint", "quickstart", "text_mlm"]
+    assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
+
+
+def test_describe_prints_what_a_recipe_comes_to(shards, tmp_path):
+    (tmp_path / "shards").symlink_to(shards)
+    done = mmpt("describe", "text_mlm", "--ranks", "2", "training.steps=50", "trunk.depth=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for wanted in ("depth: 2", "trunk", "steps an epoch", "a step: 16 bins = 2 ranks x 1 micro-batches x 8 bins",
+                   "padding)", "memory a rank", "learning rate", "2.000e-03"):  # fmt: skip
+        assert wanted in done.stdout, wanted
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    done = mmpt("pretrain", "quikstart")
+    assert done.returncode == 2
+    assert "did you mean 'quickstart'?" in done.stderr
