@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from mmpt.downstream.encoder import Encoder, load
     from mmpt.downstream.probe import probe
     from mmpt.downstream.result import ProbeResult
-    from mmpt.errors import CheckpointError, ConfigError, DataError, MmptError
+    from mmpt.errors import CheckpointError, ConfigError, DataError, Interrupted, MmptError
+    from mmpt.training.command import pretrain
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
     "Encoder",
+    "Interrupted",
     "Manifest",
     "MmptError",
     "ProbeResult",
@@ -32,6 +34,7 @@ __all__ = [
     "inspect_folder",
     "load",
     "load_manifest",
+    "pretrain",
     "probe",
 ]
 
@@ -45,7 +48,8 @@ _HOMES = {
     "mmpt.downstream.encoder": ("Encoder", "load"),
     "mmpt.downstream.probe": ("probe",),
     "mmpt.downstream.result": ("ProbeResult",),
-    "mmpt.errors": ("CheckpointError", "ConfigError", "DataError", "MmptError"),
+    "mmpt.errors": ("CheckpointError", "ConfigError", "DataError", "Interrupted", "MmptError"),
+    "mmpt.training.command": ("pretrain",),
 }
 
 

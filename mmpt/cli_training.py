@@ -106,9 +106,9 @@ def run_describe(arguments: argparse.Namespace) -> int:
 def run_pretrain(arguments: argparse.Namespace) -> int:
     """`mmpt pretrain`."""
     sys.path.insert(0, "")  # parts of the user's own, named as my_package.my_part
-    from mmpt.training.command import pretrain_recipe
+    from mmpt.training.command import pretrain
 
-    pretrain_recipe(arguments.recipe, *arguments.settings, out=arguments.out)
+    pretrain(arguments.recipe, *arguments.settings, out=arguments.out)
     return 0
 
 

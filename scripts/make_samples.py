@@ -13,7 +13,6 @@ import gzip
 import io
 import json
 import re
-import struct
 import subprocess
 import xml.etree.ElementTree as ET
 import zipfile
@@ -25,8 +24,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-PACKAGES = ("r-cran-janeaustenr", "fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
-WORDS = (40, 80)  # of a passage, fewest and most
+PACKAGES = ("wordnet-base", "fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
+# WordNet's numbers of its categories (lexnames(5WN)), those that are large enough and not a catch-all
+CATEGORIES = {
+    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition", 10: "communication", 13: "food",
+    14: "group", 15: "location", 18: "person", 20: "plant", 26: "state", 27: "substance",
+}  # fmt: skip
+FEWEST_WORDS = 6
+PERCENT_KEPT = 45
 SIDE = 48  # pixels of a picture
 RENDERED_AT = 109  # the one size that the font's bitmaps have
 FEWEST_OF_A_CLASS = 60
@@ -40,9 +45,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the samples folder")
     arguments = parser.parse_args()
     root = unpack(arguments.debs)
-    passages = list(prose(root))
-    write_prose(passages, arguments.out / "text" / "prose.jsonl.gz")
-    print(len(passages), "passages", Counter(passage["label"] for passage in passages))
+    texts = list(glosses(root))
+    write_glosses(texts, arguments.out / "text" / "glosses.jsonl.gz")
+    print(
+        len(texts), "texts", Counter(text["label"] for text in texts), len({text["group"] for text in texts}), "groups"
+    )
     rows = write_pictures(list(emoji(root)), arguments.out / "images")
     print(len(rows), "pictures", Counter(row["label"] for row in rows), len({row["group"] for row in rows}), "families")
 
@@ -61,77 +68,25 @@ def unpack(debs: Path) -> Path:
 # ---- text
 
 
-def prose(root: Path) -> Iterator[dict[str, str]]:
-    """Passages of six novels; the group is the chapter."""
-    database = (root / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
-    for value in r_values(database):
-        lines = r_strings(value)
-        novel = " ".join(lines[0].lower().split()).title()
-        for chapter, paragraphs in chapters(lines[1:]):
-            for number, passage in enumerate(passages_of(paragraphs)):
-                name = f"{novel.lower().replace(' ', '-')}-{chapter:02d}"
-                yield {"id": f"{name}-{number:02d}", "text": passage, "label": novel, "group": name}
+def glosses(root: Path) -> Iterator[dict[str, str]]:
+    """Definitions of nouns with their examples; the class is WordNet's category, the group what a noun is a kind of."""
+    for line in (root / "usr/share/wordnet/data.noun").read_text(encoding="utf-8").splitlines():
+        if line.startswith("  "):  # the licence
+            continue
+        head, _, gloss = line.partition(" | ")
+        offset, category, _, words, *rest = head.split()
+        label = CATEGORIES.get(int(category))
+        pointers = rest[2 * int(words, 16) :]
+        kinds = [pointers[at + 1] for at in range(1, len(pointers) - 1, 4) if pointers[at] in ("@", "@i")]
+        group = kinds[0] if kinds else offset
+        if label and len(gloss.split()) >= FEWEST_WORDS and zlib.crc32(group.encode()) % 100 < PERCENT_KEPT:
+            yield {"id": offset, "text": gloss.strip(), "label": label, "group": group}
 
 
-def r_values(database: bytes) -> Iterator[bytes]:
-    """Objects of an R lazy-load database: length (big-endian, 4 bytes) and a zlib stream, one after the other."""
-    start = 0
-    while start < len(database):
-        stream = zlib.decompressobj()
-        yield stream.decompress(database[start + 4 :])
-        start = len(database) - len(stream.unused_data)
-
-
-def r_strings(value: bytes) -> list[str]:
-    """A serialised character vector: type 16, count, then flags, length and bytes of every string."""
-    start = value.index(b"\x00\x00\x00\x10") + 4
-    (count,) = struct.unpack_from(">i", value, start)
-    start += 4
-    strings = []
-    for _ in range(count):
-        _, length = struct.unpack_from(">Ii", value, start)
-        start += 8
-        strings.append(value[start : start + max(length, 0)].decode("utf-8"))
-        start += max(length, 0)
-    return strings
-
-
-def chapters(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Number of the chapter, counted through all volumes, and its paragraphs."""
-    number, paragraph, paragraphs = 0, [], []
-    for line in [*lines, "CHAPTER"]:
-        if re.match(r"(?i)^chapter\b", line.strip()):
-            paragraphs.append(" ".join(paragraph))
-            if number:
-                yield number, [text for text in paragraphs if text]
-            number, paragraph, paragraphs = number + 1, [], []
-        elif line.strip() and not re.match(r"(?i)^(volume\b|finis\b|the end\b)", line.strip()):
-            paragraph.append(line.strip())
-        else:
-            paragraphs.append(" ".join(paragraph))
-            paragraph = []
-
-
-def passages_of(paragraphs: list[str]) -> Iterator[str]:
-    """Whole sentences of neighbouring paragraphs, as many as fit in the longest passage."""
-    sentences = [
-        s for text in paragraphs for s in re.split(r"(?<=[.!?][\"']) +(?=[A-Z\"'])|(?<=[.!?]) +(?=[A-Z\"'])", text)
-    ]
-    passage: list[str] = []
-    for sentence in sentences:
-        words = re.sub(r"\s+", " ", sentence).strip().replace("_", "").split(" ")
-        if len(passage) >= WORDS[0] and len(passage) + len(words) > WORDS[1]:
-            yield " ".join(passage)
-            passage = []
-        passage += words
-    if len(passage) >= WORDS[0]:
-        yield " ".join(passage)
-
-
-def write_prose(passages: list[dict[str, str]], path: Path) -> None:
+def write_glosses(found: list[dict[str, str]], path: Path) -> None:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(passage, ensure_ascii=False) + "\n" for passage in passages)
+    text = "".join(json.dumps(gloss, ensure_ascii=False) + "\n" for gloss in found)
     path.write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
 
 

@@ -116,16 +116,16 @@ def wait_for(condition, seconds: float = 120.0) -> None:
 
 
 def build_small_shards(folder: Path) -> Path:
-    """A small part of the real sample data: 120 passages and 60 captioned pictures."""
-    with gzip.open(FOLDER / "text" / "prose.jsonl.gz", "rt", encoding="utf-8") as file:
-        passages = file.readlines()
-    (folder / "prose.jsonl").write_text("".join(passages[:: len(passages) // 120]), encoding="utf-8")
+    """A small part of the real sample data: 120 texts and 60 captioned pictures."""
+    with gzip.open(FOLDER / "text" / "glosses.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = file.readlines()
+    (folder / "glosses.jsonl").write_text("".join(texts[:: len(texts) // 120]), encoding="utf-8")
     pictures, table = folder / "pictures", FOLDER / "images" / "emoji.csv"
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     with zipfile.ZipFile(FOLDER / "images" / "emoji.zip") as archive:
         archive.extractall(pictures, [row["file"] for row in rows[:: len(rows) // 60]])
-    build_text([folder / "prose.jsonl"], folder / "text", vocabulary=600, processes=1, samples_per_shard=50)
+    build_text([folder / "glosses.jsonl"], folder / "text", vocabulary=600, processes=1, samples_per_shard=50)
     build_images(
         pictures, folder / "images", captions=table, labels=table, tokenizer=folder / "text" / "tokenizer", processes=1
     )

@@ -36,7 +36,9 @@ def files(room):
 @pytest.mark.parametrize("room", FORBIDDEN)
 def test_a_room_imports_only_what_lies_below_it(room):
     for path in files(room):
-        wrong = [name for name in imports(path) if f"{name}.".startswith(tuple(f"{f.rstrip('.')}." for f in FORBIDDEN[room]))]
+        wrong = [
+            name for name in imports(path) if f"{name}.".startswith(tuple(f"{f.rstrip('.')}." for f in FORBIDDEN[room]))
+        ]
         assert not wrong, f"{path}: {wrong}"
 
 

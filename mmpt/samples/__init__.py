@@ -18,13 +18,18 @@ def build_samples(out: Path, console: Console) -> None:
 
     text, images = out / "text", out / "images"
     if not _is_there(text, console):
-        made = build_text([FOLDER / "text" / "prose.jsonl.gz"], text, vocabulary=VOCABULARY)
-        console.print(f"{text}: {len(made)} passages", markup=False)
+        made = build_text([FOLDER / "text" / "glosses.jsonl.gz"], text, vocabulary=VOCABULARY)
+        console.print(f"{text}: {len(made)} texts", markup=False)
     if not _is_there(images, console):
         table = FOLDER / "images" / "emoji.csv"
         pictures = FOLDER / "images" / "emoji.zip"
         made = build_images(
-            pictures, images, captions=table, labels=table, tokenizer=text / "tokenizer", samples_per_shard=PICTURE_SHARD
+            pictures,
+            images,
+            captions=table,
+            labels=table,
+            tokenizer=text / "tokenizer",
+            samples_per_shard=PICTURE_SHARD,
         )
         console.print(f"{images}: {len(made)} captioned pictures", markup=False)
 

@@ -1,7 +1,6 @@
 """`mmpt pretrain`: everything that can be checked is checked before a process group or a GPU is touched."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     return Built(recipe, facts, sources, build_model(recipe, modalities), batches)
 
 
-def pretrain_recipe(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:
+def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:
     """Pretrain, or go on with what the run folder holds; returns the run folder.
 
     Args:
@@ -80,16 +79,16 @@ def pretrain_recipe(recipe: str | Path, *overrides: str, out: str | Path | None 
 
 
 def _train(built: Built, run: Path, console: Console) -> None:
-    from mmpt.training.pretrain import pretrain
+    from mmpt.training.pretrain import train
 
-    world = engine.start(built.recipe.deepspeed)
+    world = engine.start(built.recipe.data.workers)
     try:
-        pretrain(built.recipe, run, world, console, built.sources, built.model, built.batches)
+        train(built.recipe, run, world, console, built.sources, built.model, built.batches)
     finally:
         engine.stop()
 
 
-def finish(run: Path, parts: Sequence[str] = ()) -> None:
+def finish(run: Path) -> None:
     """The report, once the last step is saved."""
     from mmpt.report import write_report
 

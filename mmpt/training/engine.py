@@ -47,11 +47,11 @@ class Outcome(NamedTuple):
     culprits: list[tuple[str, list[int]]]  # objective and uids of this rank's rows whose loss is not finite
 
 
-def start(deepspeed_settings: Mapping[str, Any]) -> World:
-    """Join the other ranks (or be alone); raises ConfigError for settings that mmpt fills in itself."""
-    check_settings(deepspeed_settings)
+def start(workers: int) -> World:
+    """Join the other ranks, or be alone; `workers` loader processes will want their share of the machine."""
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _share_cores(workers)
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     import deepspeed  # its import is slow and loud: only a run pays for it
@@ -72,6 +72,13 @@ def start(deepspeed_settings: Mapping[str, Any]) -> World:
     deepspeed.init_distributed(verbose=False)
     device = torch.device("cpu" if accelerator.device_name() == "cpu" else accelerator.device_name(local))
     return World(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _share_cores(workers: int) -> None:
+    """Threads that outnumber cores wait for each other: many times slower than fewer threads."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        mine = torch.get_num_threads() // int(os.environ.get("LOCAL_SIZE", "1"))
+        torch.set_num_threads(max(1, mine - min(workers, 1)))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -165,7 +172,12 @@ class Engine:
         self.engine: Any
         try:
             self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
-        except (ValueError, AssertionError, TypeError, KeyError) as error:  # what its own checks raise, pydantic's among them
+        except (
+            ValueError,
+            AssertionError,
+            TypeError,
+            KeyError,
+        ) as error:  # what its own checks raise, pydantic's among them
             raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
         self._make_moments(updates=0)
 

@@ -22,7 +22,7 @@ from mmpt.training.run import environment
 from mmpt.training.schedules import learning_rate
 
 
-def pretrain(
+def train(
     recipe: Recipe,
     run: Path,
     world: World,

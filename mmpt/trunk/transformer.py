@@ -50,8 +50,14 @@ class Block(nn.Module):
         """Stochastic depth (Huang et al. 2016), drawn per row so that no layout of the batch changes it."""
         if not (self.training and self.drop):
             return change
-        kept = uniform(fold(fold(draw, f"drop path {branch}"), self.layer)) >= self.drop
+        kept = kept_rows(draw, branch, self.layer, self.drop)
         return change * (kept / (1 - self.drop)).to(change.dtype)[:, None, None]
+
+
+@torch.compiler.disable  # 64-bit wrapping constants overflow inductor's index arithmetic (torch 2.14)
+def kept_rows(draw: Int[Tensor, " B"], branch: str, layer: int, drop: float) -> Bool[Tensor, " B"]:
+    """Which rows keep a branch of a layer."""
+    return uniform(fold(fold(draw, f"drop path {branch}"), layer)) >= drop
 
 
 class Transformer(Trunk):

@@ -51,7 +51,11 @@ def test_too_many_unreadable_samples_stop_the_run_with_one_sentence(damaged, tmp
 
 def test_numbers_that_are_not_finite_skip_the_update_and_stop_after_some_in_a_row(shards, tmp_path):
     recipe = write_recipe(tmp_path, shards)
-    settings = ["training.optimizer.learning_rate=1e38", "training.optimizer.warmup_steps=0", "training.max_nonfinite=3"]
+    settings = [
+        "training.optimizer.learning_rate=1e38",
+        "training.optimizer.warmup_steps=0",
+        "training.max_nonfinite=3",
+    ]
     done = mmpt("pretrain", recipe, "--out", tmp_path / "run", "training.save_every=1", *settings)
     assert done.returncode == 2, done.stdout
     assert "not finite 3 times in a row" in done.stderr

@@ -1,0 +1,101 @@
+"""The benchmarks run, and what they count is right; nothing is said of their speed."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from running import environment
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+Rows = list[list[str]]
+
+
+def run(script: str) -> Rows:
+    """The printed table, cell by cell."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / script), "--small", "--repeats", "2"],
+        capture_output=True, text=True, env={**environment(), "PYTHONUTF8": "1"}, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def steps() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_pretrain_step", FOLDER / "pretrain_step.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_step_benchmark_prints_equal_losses_and_the_useful_tokens_of_the_same_documents(steps: ModuleType) -> None:
+    rows = {(row[0], row[1]): row[2:] for row in run("pretrain_step.py")}
+    names = ["mmpt, packed", *(f"transformers, {way}" for way in ("padded", "length-grouped", "chunked"))]
+    images = ["mmpt", "transformers, ViTMAE"]
+    assert list(rows) == [*(("text", name) for name in names), *(("image /4", name) for name in images)]
+    packed, padded = rows["text", names[0]], rows["text", names[1]]
+    sizes = steps.SMALL_TEXT
+    places = sizes.rows * sizes.longest * sizes.batches
+    assert packed[0] == padded[0]
+    assert packed[1] == f"{1 - int(packed[0]) / places:.1%}"
+    assert rows["image /4", "mmpt"][0] == str(steps.SMALL_IMAGE.images * steps.SMALL_IMAGE.batches)
+    for ours, peer in ((packed, padded), (rows["image /4", "mmpt"], rows["image /4", images[1]])):
+        assert float(ours[2]) == pytest.approx(float(peer[2]), abs=1e-4)
+    assert all(float(row[3]) > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_data_benchmark_prints_every_side_with_all_samples() -> None:
+    rows = run("data.py")
+    assert [row[:3] for row in rows] == [
+        [workers, side, "128"] for workers in "12" for side in ("mmpt", "webdataset", "datasets")
+    ]
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_both_sides_of_a_step_get_the_same_documents_with_the_same_tokens_scored(steps: ModuleType) -> None:
+    ours, padded, grouped, chunked = steps.text_contenders(steps.SMALL_TEXT, 3)
+    for number, (mine, theirs) in enumerate(zip(ours.losses, padded.losses, strict=True)):
+        model, batch = mine.args
+        content, peer = batch.streams["text"], theirs.args[1]
+        inside = peer["attention_mask"].bool()
+        assert ours.useful[number] == padded.useful[number] == int(content.valid.sum()) == int(inside.sum())
+        scored = model.hide(batch, 0.0)["text"].scored
+        truth = peer["labels"][peer["labels"] != steps.IGNORED]
+        assert torch.equal(truth.sort().values, content.values[scored].sort().values)
+        untouched = inside & (peer["labels"] == steps.IGNORED)
+        assert torch.equal(
+            peer["input_ids"][untouched].sort().values, content.values[content.valid & ~scored].sort().values
+        )
+    assert all(useful < places for useful, places in zip(grouped.useful, grouped.places, strict=True))
+    assert chunked.useful == chunked.places
+
+
+@pytest.mark.slow
+def test_flops_counted_from_shapes_are_those_that_torch_counts(steps: ModuleType) -> None:
+    text, images = steps.text_contenders(steps.SMALL_TEXT, 0), steps.image_contenders(steps.SMALL_IMAGE, 0)
+    for contender in (text[0], text[1], images[0]):
+        # torch counts nothing for the CPU's fused attention
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            contender.losses[0]().backward()
+        assert contender.flops[0] == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.slow
+def test_document_lengths_follow_the_stated_distribution(steps: ModuleType) -> None:
+    sizes = steps.TextSizes()
+    lengths = np.asarray([len(document) for document in steps.draw_documents(sizes, 4000, 0)])
+    assert lengths.min() >= 8
+    assert lengths.max() == sizes.longest
+    assert np.median(lengths) == pytest.approx(sizes.median, rel=0.05)
