@@ -52,13 +52,13 @@ class Shown(NamedTuple):
     """What the trunk gets to see of a stream."""
 
     tokens: Tokens  # K tokens
-    index: Int[Tensor, "B K"]  # where each stood among the N; padding points at a hidden place and is not valid
+    places: Int[Tensor, "B K"]  # where each stood among the N; padding points at a hidden place and is not valid
 
 
 class Scored(NamedTuple):
     """The positions that the loss counts, a row at a time."""
 
-    index: Int[Tensor, "B Q"]
+    places: Int[Tensor, "B Q"]
     valid: Bool[Tensor, "B Q"]
     full: bool  # no padding in Q: flattening needs no look at the data
 
@@ -118,8 +118,8 @@ def restore(
     rows, _, width = latents.shape
     valid = shown.tokens.valid.unsqueeze(2)
     full = fill.to(latents.dtype).expand(rows, size, width)
-    content = torch.where(valid, latents, full.gather(1, shown.index.unsqueeze(2).expand_as(latents)))
-    return full.scatter(1, shown.index.unsqueeze(2).expand_as(latents), content)
+    content = torch.where(valid, latents, full.gather(1, shown.places.unsqueeze(2).expand_as(latents)))
+    return full.scatter(1, shown.places.unsqueeze(2).expand_as(latents), content)
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:

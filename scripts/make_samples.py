@@ -3,8 +3,8 @@
     apt-get update
     python scripts/make_samples.py --debs /tmp/debs --out mmpt/samples
 
-Needs a Debian system (apt-get download, dpkg) and pillow; the same packages give the same bytes. Licences and attribution
-stand in mmpt/samples/LICENSES.md.
+Needs a Debian system (apt-get download, dpkg) and pillow; the same packages give the same bytes. Licences and
+attribution stand in mmpt/samples/LICENSES.md.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def family_of(name: str, subgroup: str) -> str:
 
 
 def write_pictures(found: list[dict[str, Any]], folder: Path) -> list[dict[str, str]]:
-    """The zip of PNGs and the table beside it; classes with few pictures and second copies of a picture are left out."""
+    """The zip of PNGs and the table beside it; small classes and second copies of a picture are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = Counter(item["label"] for item in found)
     rows, seen = [], set()

@@ -99,7 +99,7 @@ def contents(modalities, documents):
         rows = [[first], [second], [], [third], [fourth]]
         if name == "text":
             rows += [
-                [first[:20], second[:9], third[:30]],
+                [first[:20], second[1:9], third[1:30]],
                 [np.r_[first[:2], first[-1:]]],
                 [np.r_[first[:1], first[-1:]]],
             ]

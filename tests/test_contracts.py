@@ -290,7 +290,7 @@ def test_corruption_shows_nothing_of_what_is_hidden(
     again = shown_by(corruption, encoder, other, hidden, context)
     valid = shown.tokens.valid
     assert torch.equal(valid, again.tokens.valid)
-    assert torch.equal(shown.index, again.index)
+    assert torch.equal(shown.places, again.places)
     assert torch.equal(shown.tokens.x[valid], again.tokens.x[valid])
     assert torch.equal(shown.tokens.position[valid], again.tokens.position[valid])
 
@@ -305,7 +305,7 @@ def test_corruption_shows_everything_else_as_it_is_and_in_order(
     hidden, context = hidden_of(modality, content)
     shown, tokens = shown_by(corruption, encoder, content, hidden, context), encoder(content)
     for row in range(len(hidden)):
-        places = shown.index[row][shown.tokens.valid[row]]
+        places = shown.places[row][shown.tokens.valid[row]]
         assert (places.diff() > 0).all()
         kept = ~hidden[row, places]
         wanted = (content.valid[row] & ~hidden[row]).nonzero().flatten()
@@ -390,7 +390,7 @@ def test_a_prediction_depends_on_the_rest_of_its_row_and_on_no_other_row(step_of
         return
     predictor, latents, hidden, _ = step
     scored = score(hidden, None)
-    rows = torch.arange(len(hidden)).unsqueeze(1).expand(scored.index.shape)[scored.valid]
+    rows = torch.arange(len(hidden)).unsqueeze(1).expand(scored.places.shape)[scored.valid]
     before = predictor(latents, content, scored)
     x = latents.every.x.clone()
     x[0] += 1.0

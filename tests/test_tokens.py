@@ -78,7 +78,7 @@ def test_drop_leaves_out_what_is_hidden_and_what_is_padding(padded, hidden):
     shown = drop(tokens, hidden, None)
     assert shown.tokens.x.shape == (B, 3, D)
     assert shown.tokens.valid.tolist() == [[True] * 3, [True] * 3, [False] * 3]
-    assert shown.index[:2].tolist() == [[0, 3, 4], [1, 2, 3]]
+    assert shown.places[:2].tolist() == [[0, 3, 4], [1, 2, 3]]
     assert torch.equal(shown.tokens.x[0], tokens.x[0, [0, 3, 4]])
     assert torch.equal(shown.tokens.place[1], torch.tensor([1, 2, 3]))
     assert torch.equal(shown.tokens.segment[1], torch.tensor([0, 0, 1]))
@@ -114,7 +114,7 @@ def test_replace_shows_every_token_in_its_place(padded):
     tokens, x = tokens_of(padded), torch.rand(B, N, D)
     shown = replace(tokens, x)
     assert torch.equal(shown.tokens.x, x)
-    assert torch.equal(shown.index, torch.arange(N).expand(B, N))
+    assert torch.equal(shown.places, torch.arange(N).expand(B, N))
     assert torch.equal(restore(x, shown, torch.zeros(D), N)[padded], x[padded])
 
 
@@ -131,11 +131,11 @@ def test_concatenate_puts_streams_side_by_side(padded):
 
 def test_flattening_lists_the_scored_entries_row_by_row(hidden):
     x, scored = torch.rand(B, N, 2), score(hidden, None)
-    assert torch.equal(flatten(gather(x, scored.index), scored), x[hidden])
+    assert torch.equal(flatten(gather(x, scored.places), scored), x[hidden])
 
 
 def test_flattening_a_known_count_gives_the_same_without_a_look_at_the_data():
     hidden, x = torch.rand(B, N).argsort(1) < 2, torch.rand(B, N, 2)
     scored = score(hidden, 2)
     assert scored.full
-    assert torch.equal(flatten(gather(x, scored.index), scored), x[hidden])
+    assert torch.equal(flatten(gather(x, scored.places), scored), x[hidden])

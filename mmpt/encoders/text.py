@@ -118,6 +118,8 @@ class Text(Modality):
 class TextEncoder(Encoder):
     """Ids -> embeddings; a document's positions start at 0."""
 
+    table: Tensor
+
     def __init__(self, text: Text, width: int) -> None:
         super().__init__()
         self.positions = text.positions

@@ -17,7 +17,7 @@ class Hidden(NamedTuple):
 
     hidden: Bool[Tensor, "B N"]
     scored: Bool[Tensor, "B N"]
-    count: int | None  # hidden tokens of every row, where fixed
+    hidden_count: int | None  # hidden tokens of every row, where fixed
     denominator: Float[Tensor, ""]  # what this micro-batch adds to the loss's global denominator
 
 
@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
     hidden: Bool[Tensor, "B N"]
     prediction: Float[Tensor, "M P"]
     row: Int[Tensor, " M"]
-    index: Int[Tensor, " M"]
+    places: Int[Tensor, " M"]
 
 
 class Objective(nn.Module, ABC):

@@ -126,7 +126,7 @@ class MaskedPrediction(Objective):
         losses, metrics = {}, {}
         for name, latent in latents.items():
             part, context = self.part(name), context_of(batch, name, progress)
-            scored = score(hidden[name].scored, hidden[name].count)
+            scored = score(hidden[name].scored, hidden[name].hidden_count)
             prediction = part.predictor(latent, context.content, scored)
             target = part.target(context)
             losses[name], plain = part.loss(prediction, flatten(_gather_any(target, scored), scored), scored)
@@ -141,11 +141,11 @@ class MaskedPrediction(Objective):
         for name, embedded in tokens.items():
             content = batch.streams[name]
             context = context_of(batch, name, progress)._replace(
-                hidden_count=hidden[name].count, substitute=partial(backbone.encoder(name).substitute, content)
+                hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)
             )
             shown[name] = self.part(name).corruption(embedded, hidden[name].hidden, context)
         every, balance = backbone.mix({name: part.tokens for name, part in shown.items()}, batch.draw)
-        sizes = [part.index.shape[1] for part in shown.values()]
+        sizes = [part.places.shape[1] for part in shown.values()]
         split = dict(zip(shown, every.x.split(sizes, dim=1), strict=True))
         return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance
 
@@ -175,15 +175,15 @@ class MaskedPrediction(Objective):
         latents, _ = self._latents(backbone, batch, hidden, progress=1.0)
         result = {}
         for name, latent in latents.items():
-            scored = score(hidden[name].scored, hidden[name].count)
+            scored = score(hidden[name].scored, hidden[name].hidden_count)
             prediction = self.part(name).predictor(latent, batch.streams[name], scored)
-            rows = torch.arange(len(batch.uid), device=prediction.device).unsqueeze(1).expand(scored.index.shape)
+            rows = torch.arange(len(batch.uid), device=prediction.device).unsqueeze(1).expand(scored.places.shape)
             result[name] = Prediction(
-                hidden[name].hidden, prediction, flatten(rows, scored), flatten(scored.index, scored)
+                hidden[name].hidden, prediction, flatten(rows, scored), flatten(scored.places, scored)
             )
         return result
 
 
 def _gather_any(values: Shaped[Tensor, "B N ..."], scored: Scored) -> Shaped[Tensor, "B Q ..."]:
     rows = torch.arange(values.shape[0], device=values.device).unsqueeze(1)
-    return values[rows, scored.index]
+    return values[rows, scored.places]

@@ -163,7 +163,7 @@ def _predicted(pretrained: Pretrained, objective: MaskedPrediction, keys: list[s
 
 def _triple(image: Image, target: PixelsTarget, content: Content, prediction: Prediction, row: int) -> Triple:
     patches, own = content.values[row, 1:], prediction.row == row  # without the class token
-    places = prediction.index[own] - 1
+    places = prediction.places[own] - 1
     masked = torch.where(prediction.hidden[row, 1:, None], torch.full_like(patches, GREY), patches)
     predicted = masked.clone()
     predicted[places] = to_pixels(target, prediction.prediction[own].float(), patches[places])
@@ -190,7 +190,7 @@ def assemble(image: Image, patches: UInt8[Tensor, "N P"]) -> UInt8[np.ndarray, "
 def _passage(text: Text, content: Content, prediction: Prediction, row: int) -> list[Word]:
     own = prediction.row == row
     best = _best(text, prediction.prediction[own])
-    guesses = dict(zip(prediction.index[own].tolist(), best, strict=True))
+    guesses = dict(zip(prediction.places[own].tolist(), best, strict=True))
     return [
         Word(number, spelled(text, number), bool(prediction.hidden[row, place]), guesses.get(place, ()))
         for place, number in enumerate(content.values[row].tolist())

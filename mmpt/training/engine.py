@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore  # what torch.distributed.HashStore is
 
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import MaskedModel
@@ -57,7 +58,7 @@ def start(workers: int) -> World:
     import deepspeed  # its import is slow and loud: only a run pays for it
     from deepspeed.accelerator import get_accelerator
 
-    accelerator = get_accelerator()
+    accelerator: Any = get_accelerator()
     if os.environ["WORLD_SIZE"] == "1":
         # A kernel for ranks that share memory: compiling it takes most of a minute and serves nobody here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -66,7 +67,7 @@ def start(workers: int) -> World:
         accelerator.set_device(local)
     if not torch.distributed.is_initialized():
         alone = os.environ["WORLD_SIZE"] == "1"
-        store = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        store = {"store": HashStore(), "rank": 0, "world_size": 1} if alone else {}
         backend = accelerator.communication_backend_name() if accelerator.device_name() != "cpu" else "gloo"
         torch.distributed.init_process_group(backend, **store)
     deepspeed.init_distributed(verbose=False)

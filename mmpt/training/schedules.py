@@ -8,7 +8,7 @@ from mmpt.settings import OptimizerSettings
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
     """Of the update number `step` (0 .. steps - 1): a linear rise, then the chosen shape.
 
-    `inverse_sqrt` falls with the square root of the step from the end of the warm-up on (Vaswani et al. 2017, section 5.3).
+    `inverse_sqrt` falls with the square root of the step after the warm-up (Vaswani et al. 2017, section 5.3).
     """
     peak, warmup = settings.learning_rate, settings.warmup_steps
     if step < warmup:

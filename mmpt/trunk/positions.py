@@ -39,6 +39,8 @@ def turn(x: Float[Tensor, "B H S W"], turns: Float[Tensor, "2 B 1 S W"]) -> Floa
 class FixedPlaces(nn.Module):
     """A table of positions that is not trained, looked up by place."""
 
+    table: Tensor
+
     def __init__(self, table: Float[Tensor, "N W"]) -> None:
         super().__init__()
         self.register_buffer("table", table, persistent=False)

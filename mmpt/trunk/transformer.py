@@ -54,7 +54,7 @@ class Block(nn.Module):
         return change * (kept / (1 - self.drop)).to(change.dtype)[:, None, None]
 
 
-@torch.compiler.disable  # 64-bit wrapping constants overflow inductor's index arithmetic (torch 2.14)
+@torch.compiler.disable()  # 64-bit wrapping constants overflow inductor's index arithmetic (torch 2.14)
 def kept_rows(draw: Int[Tensor, " B"], branch: str, layer: int, drop: float) -> Bool[Tensor, " B"]:
     """Which rows keep a branch of a layer."""
     return uniform(fold(fold(draw, f"drop path {branch}"), layer)) >= drop

@@ -1,4 +1,4 @@
-"""Real SIGKILLs at random moments, saves among them: the final weights are those of an undisturbed run, byte for byte."""
+"""Real SIGKILLs at random moments, saves among them: the final weights are those of an undisturbed run."""
 
 import hashlib
 import random

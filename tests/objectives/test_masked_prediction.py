@@ -175,7 +175,7 @@ def test_packed_documents_do_not_know_of_each_other(model_of, text, documents, b
     hidden = model.hide(packed, 0.5)
     size = len(first)
     before, after = (model.objective.predict(model.backbone, b, hidden)["text"] for b in (packed, other))
-    mine = before.index < size
+    mine = before.places < size
     assert mine.any()
     assert_close(before.prediction[mine], after.prediction[mine], rtol=0, atol=1e-6)
     assert (before.prediction[~mine] != after.prediction[~mine]).any(1).all()
@@ -186,7 +186,7 @@ def test_predictions_say_where_they_belong(model_of, joint):
     hidden = model.hide(joint, 0.5)
     for name, predicted in model.objective.predict(model.backbone, joint, hidden).items():
         where = torch.zeros_like(hidden[name].hidden)
-        where[predicted.row, predicted.index] = True
+        where[predicted.row, predicted.places] = True
         assert torch.equal(where, hidden[name].hidden)
         assert len(predicted.prediction) == len(predicted.row) == int(where.sum())
 
@@ -196,8 +196,8 @@ def test_a_fixed_count_gives_the_loss_that_looking_gives(model_of, full_contents
     batch = batch_of(image=full_contents("image"))
     looking = rows_of(batch, torch.arange(8))  # the same rows, but they don't say that they are full
     hidden, looked = model.hide(batch, 0.5), model.hide(looking, 0.5)
-    assert hidden["image"].count == 48
-    assert looked["image"].count is None
+    assert hidden["image"].hidden_count == 48
+    assert looked["image"].hidden_count is None
     totals = [step_of(model, b, h).losses["image"].total for b, h in ((batch, hidden), (looking, looked))]
     assert_close(*totals, rtol=1e-5, atol=1e-5)
 
@@ -213,7 +213,7 @@ def test_the_loss_is_the_average_that_is_set(model_of, joint, average):
     predictions = model.objective.predict(model.backbone, joint, hidden)
     for name, predicted in predictions.items():
         content, part = joint.streams[name], model.objective.streams[name]
-        target = part.target(model_context(joint, name))[predicted.row, predicted.index]
+        target = part.target(model_context(joint, name))[predicted.row, predicted.places]
         each = part.target.loss(predicted.prediction, target)
         by_row = [each[predicted.row == row] for row in range(5)]
         expected = {

@@ -117,7 +117,7 @@ def test_the_predictions_equal_those_of_transformers(model_of, full_contents, ba
     model, batch = model_of(True), batch_of(image=full_contents("image"))
     _, theirs = outputs_of_both(model, peer_of(model, True), batch)
     ours = model.objective.predict(model.backbone, batch, model.hide(batch, 0.0))["image"]
-    assert_close(ours.prediction, theirs.logits[ours.row, ours.index - 1], rtol=0, atol=1e-5)
+    assert_close(ours.prediction, theirs.logits[ours.row, ours.places - 1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from mmpt.settings import OptimizerSettings
@@ -23,7 +25,7 @@ def test_cosine_is_half_way_down_in_the_middle_and_ends_at_the_final_share():
 
 def test_linear_falls_by_the_same_amount_every_step():
     values = rates("linear")
-    assert [a - b for a, b in zip(values[10:], values[11:], strict=False)] == pytest.approx([0.01] * 99)
+    assert [a - b for a, b in pairwise(values[10:])] == pytest.approx([0.01] * 99)
 
 
 def test_inverse_square_root_halves_when_steps_quadruple():

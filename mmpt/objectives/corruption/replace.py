@@ -30,11 +30,11 @@ class ReplaceCorruption(Corruption):
     def forward(self, tokens: Tokens, hidden: Bool[Tensor, "B N"], context: StreamContext) -> Shown:
         """All N tokens, in their places."""
         x = torch.where(hidden.unsqueeze(2), self.vector.to(tokens.x.dtype), tokens.x)
-        if self.keep or self.random:
-            lot = uniform_rows(context.draw, hidden.shape[1], "keep or random")
+        lot = uniform_rows(context.draw, hidden.shape[1], "keep or random") if self.keep or self.random else None
+        if lot is not None:
             kept = hidden & (lot < self.keep)
             x = torch.where(kept.unsqueeze(2), tokens.x, x)
-        if self.random:
+        if lot is not None and self.random and context.substitute is not None:
             choice = uniform_rows(context.draw, hidden.shape[1], "random content")
             other = hidden & (lot >= self.keep) & (lot < self.keep + self.random)
             x = torch.where(other.unsqueeze(2), context.substitute(choice).to(x.dtype), x)

@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 
 from mmpt.encoders import Encoder
 from mmpt.objectives.predictors import Latents, Predictor
@@ -64,10 +64,10 @@ class CrossDecoderPredictor(Predictor):
     def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:
         """Queries are a learned vector plus their place."""
         memory = self.entry(latents.every.x)
-        x = self.query.to(memory.dtype) + self.places(gather(content.place, scored.index))  # B Q W
+        x = self.query.to(memory.dtype) + self.places(gather(content.place, scored.places))  # B Q W
         allowed = None
         if not (latents.every.full and scored.full):
-            segment = gather(content.segment, scored.index)
+            segment = gather(content.segment, scored.places)
             same = segment.unsqueeze(2) == latents.every.segment.unsqueeze(1)  # B Q S
             allowed = (same & latents.every.valid.unsqueeze(1)).unsqueeze(1)
             # A query of padding may look anywhere: no row of the softmax is empty, and it is not scored.

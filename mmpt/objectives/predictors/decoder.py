@@ -55,4 +55,4 @@ class DecoderPredictor(Predictor):
         around = Surroundings(content.valid, torch.zeros_like(content.place), allowed, None, latents.draw)
         for block in self.blocks:
             x, _ = block(x, around)
-        return self.head(flatten(gather(self.norm(x), scored.index), scored))
+        return self.head(flatten(gather(self.norm(x), scored.places), scored))

@@ -26,4 +26,4 @@ class MlpPredictor(Predictor):
 
     def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:
         """Each scored token by itself."""
-        return self.head(flatten(gather(latents.own, scored.index), scored))
+        return self.head(flatten(gather(latents.own, scored.places), scored))

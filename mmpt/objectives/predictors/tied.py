@@ -34,5 +34,5 @@ class TiedPredictor(Predictor):
 
     def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:
         """Logits of scored tokens only."""
-        chosen = flatten(gather(latents.own, scored.index), scored)  # M D
+        chosen = flatten(gather(latents.own, scored.places), scored)  # M D
         return linear(self.norm(gelu(self.dense(chosen))), self.table, self.bias)

@@ -1,7 +1,7 @@
 """The plain two-layer feed-forward network (Vaswani et al. 2017, section 3.3) with GELU."""
 
 from jaxtyping import Bool, Float, Int
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor
 
 from mmpt.trunk.feedforward import FeedForward
