@@ -156,15 +156,22 @@ def text_flops(sizes: TextSizes, rows: int, length: int, scored: int) -> float:
     return 3 * (trunk + scored * 2 * sizes.width * (sizes.width + sizes.vocabulary))
 
 
-def image_flops(sizes: ImageSizes, images: int) -> float:
-    """Every patch embedded (pixels need no gradient), the shown through the trunk, all through the decoder."""
+def image_flops(sizes: ImageSizes, images: int, *, lean: bool) -> float:
+    """Patches embedded (pixels need no gradient), the shown through the trunk, all through the decoder.
+
+    `lean` as mmpt does it: shown patches alone are embedded, and of shown places the decoder's last block
+    computes queries, keys and values only.
+    """
     patches, numbers = (sizes.pixels // sizes.patch) ** 2, 3 * sizes.patch**2
     shown = 1 + int(patches * (1 - sizes.ratio))
     narrow = sizes.decoder_width
-    entry = patches * 2 * numbers * sizes.width
+    hidden = patches + 1 - shown
+    entry = (shown - 1 if lean else patches) * 2 * numbers * sizes.width
     trunk = shown * (sizes.depth * block_flops(sizes.width, shown) + 2 * sizes.width * narrow)
     decoder = (1 + patches) * sizes.decoder_depth * block_flops(narrow, 1 + patches)
-    head = (patches + 1 - shown) * 2 * narrow * numbers
+    if lean:
+        decoder -= shown * (block_flops(narrow, 1 + patches) - 6 * narrow**2)
+    head = (hidden if lean else 1 + patches) * 2 * narrow * numbers
     return images * (2 * entry + 3 * (trunk + decoder + head))
 
 
@@ -483,12 +490,12 @@ def image_contenders(sizes: ImageSizes, seed: int) -> list[Contender]:
         noise = hidden.float() + torch.linspace(0, 0.5, image.num_patches)  # shown patches in their order
         theirs.append({"pixel_values": pictures(image, batches[-1]), "noise": noise})
     counts = [sizes.images] * sizes.batches
-    flops = [image_flops(sizes, sizes.images)] * sizes.batches
+    lean, full = ([image_flops(sizes, sizes.images, lean=lean)] * sizes.batches for lean in (True, False))
     ours = [partial(mmpt_loss, model, batch) for batch in batches]
     peers = [partial(peer_loss, peer, batch) for batch in theirs]
     return [
-        Contender("mmpt", ours, optimizer_of(model), counts, counts, flops),
-        Contender("transformers, ViTMAE", peers, optimizer_of(peer), counts, counts, flops),
+        Contender("mmpt", ours, optimizer_of(model), counts, counts, lean),
+        Contender("transformers, ViTMAE", peers, optimizer_of(peer), counts, counts, full),
     ]
 
 

@@ -74,7 +74,8 @@ def _add_recipe(verb: argparse.ArgumentParser) -> None:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 120  # a file or a pipe: rich would take 80 and break tables
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
 
 
 def run_samples(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _BITS = 64
+_ALL = (1 << _BITS) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
@@ -47,7 +48,21 @@ def fold(key: Int[Tensor, "..."], value: Int[Tensor, "..."] | int | str) -> Int[
 
 
 def _mix_integer(value: int) -> int:
-    return int(_mix(torch.tensor(_signed(value + _GOLDEN), dtype=torch.int64)))
+    """`_mix` of one integer, without torch's overhead."""
+    x = (value + _GOLDEN) & _ALL
+    return _signed(_mix_plain(x))
+
+
+def _mix_plain(x: int) -> int:
+    x = (x ^ (x >> 30)) * _FIRST & _ALL
+    x = (x ^ (x >> 27)) * _SECOND & _ALL
+    return x ^ (x >> 31)
+
+
+def number(key: int, purpose: str) -> float:
+    """`uniform(fold(key, purpose))` of one key: for a worker that needs a number or two a sample."""
+    folded = _mix_plain((key * _GOLDEN + _mix_integer(_number(purpose))) & _ALL)
+    return ((_mix_plain(folded) >> 11) + 0.5) * 2.0**-53
 
 
 def key(*values: int | str) -> int:

@@ -105,6 +105,16 @@ def drop(tokens: Tokens, hidden: Bool[Tensor, "B N"], hidden_count: int | None) 
     return Shown(shown._replace(valid=shown.valid & valid), index)
 
 
+def drop_content(
+    content: Content, hidden: Bool[Tensor, "B N"], hidden_count: int | None
+) -> tuple[Content, Int[Tensor, "B K"]]:
+    """The same before embedding, and where each token stood: hidden tokens cost nothing at all."""
+    count = content.valid.shape[1] - hidden_count if hidden_count is not None and content.full else None
+    index, valid = chosen_first(~hidden & content.valid, count)
+    values, own, observed, segment, place = (gather(tensor, index) for tensor in content[:5])
+    return Content(values, own & valid, observed, segment, place, full=count is not None), index
+
+
 def replace(tokens: Tokens, x: Float[Tensor, "B N D"]) -> Shown:
     """Show every token, with new content."""
     places = torch.arange(tokens.x.shape[1], device=x.device).expand(tokens.x.shape[:2])

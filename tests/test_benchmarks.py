@@ -85,7 +85,7 @@ def test_both_sides_of_a_step_get_the_same_documents_with_the_same_tokens_scored
 @pytest.mark.slow
 def test_flops_counted_from_shapes_are_those_that_torch_counts(steps: ModuleType) -> None:
     text, images = steps.text_contenders(steps.SMALL_TEXT, 0), steps.image_contenders(steps.SMALL_IMAGE, 0)
-    for contender in (text[0], text[1], images[0]):
+    for contender in (text[0], text[1], *images):
         # torch counts nothing for the CPU's fused attention
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             contender.losses[0]().backward()

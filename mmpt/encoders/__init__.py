@@ -37,7 +37,12 @@ class Piece(NamedTuple):
 
 
 class Encoder(nn.Module, ABC):
-    """Content of one modality -> tokens of width D."""
+    """Content of one modality -> tokens of width D.
+
+    `tokenwise` says that a token depends on its own content and place alone, so that dropped ones need not be embedded.
+    """
+
+    tokenwise: bool = False
 
     @abstractmethod
     def forward(self, content: Content) -> Tokens:

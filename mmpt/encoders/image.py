@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image as Picture
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from mmpt.encoders import Encoder, Facts, Modality
 from mmpt.errors import ConfigError
-from mmpt.randomness import fold, uniform
+from mmpt.randomness import number
 from mmpt.tokens import Content, Tokens
 from mmpt.trunk.positions import sincos_2d
 
@@ -81,7 +82,7 @@ class Image(Modality):
         """Patches with an empty one in front for the class token; uint8 (1 + N, P)."""
         box = _centre_square(value.size) if draw is None else self._random_box(value.size, draw)
         pixels = np.asarray(value.resize((self.size, self.size), Picture.Resampling.BICUBIC, box=box), dtype=np.uint8)
-        if draw is not None and self.flip and _number(draw, "flip") < 0.5:
+        if draw is not None and self.flip and number(draw, "flip") < 0.5:
             pixels = pixels[:, ::-1]
         grid = pixels.reshape(self.side, self.patch, self.side, self.patch, 3).transpose(0, 2, 1, 3, 4)
         patches = grid.reshape(self.num_patches, self.patch_numbers)
@@ -91,12 +92,12 @@ class Image(Modality):
         smallest, largest = self.crop_scale
         if largest == smallest == 1:
             return _centre_square(size)
-        area = smallest + (largest - smallest) * _number(draw, "crop area")
-        ratio = np.exp(np.log(4 / 3) * (2 * _number(draw, "crop ratio") - 1))
+        area = smallest + (largest - smallest) * number(draw, "crop area")
+        ratio = np.exp(np.log(4 / 3) * (2 * number(draw, "crop ratio") - 1))
         width = min(size[0], (size[0] * size[1] * area * ratio) ** 0.5)
         height = min(size[1], (size[0] * size[1] * area / ratio) ** 0.5)
-        left = (size[0] - width) * _number(draw, "crop left")
-        top = (size[1] - height) * _number(draw, "crop top")
+        left = (size[0] - width) * number(draw, "crop left")
+        top = (size[1] - height) * number(draw, "crop top")
         return left, top, left + width, top + height
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
@@ -104,9 +105,9 @@ class Image(Modality):
         shape = (len(rows), 1 + self.num_patches)
         values = np.zeros((*shape, self.patch_numbers), np.uint8)
         valid = np.zeros(shape, dtype=bool)
-        for number, row in enumerate(rows):
+        for line, row in enumerate(rows):
             for patches in row:
-                values[number], valid[number] = patches, True
+                values[line], valid[line] = patches, True
         observed = valid.copy()
         observed[:, 0] = False
         place = np.broadcast_to(np.arange(shape[1]), shape).copy()
@@ -126,21 +127,18 @@ def _centre_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
     return left, top, left + side, top + side
 
 
-def _number(draw: int, purpose: str) -> float:
-    return float(uniform(fold(torch.tensor(draw, dtype=torch.int64), purpose)))
-
-
 def normalise(
     patches: UInt8[Tensor, "*rows P"], mean: Float[Tensor, " 3"], std: Float[Tensor, " 3"]
 ) -> Float[Tensor, "*rows P"]:
     """Bytes -> values of mean 0 and standard deviation 1 over the data set, channel by channel."""
-    pixels = patches.unflatten(-1, (-1, 3)).to(mean.dtype) / 255
-    return ((pixels - mean) / std).flatten(-2)
+    pixels = patches.unflatten(-1, (-1, 3)).to(mean.dtype)  # a new tensor, changed in place: memory is what this costs
+    return pixels.sub_(255 * mean).div_(255 * std).flatten(-2)
 
 
 class ImageEncoder(Encoder):
     """Patches -> tokens; a hidden patch's pixels reach no other token."""
 
+    tokenwise = True
     mean: Tensor
     std: Tensor
 
@@ -162,11 +160,11 @@ class ImageEncoder(Encoder):
             self.register_buffer("position", table, persistent=False)
 
     def forward(self, content: Content) -> Tokens:
-        """Patches (B, 1 + N, P) -> tokens (B, 1 + N, D)."""
+        """Patches (B, 1 + N, P) -> tokens (B, 1 + N, D); of the patches some may be missing, the class token never."""
         patches = self.projection(normalise(content.values[:, 1:], self.mean, self.std))  # B N D
         first = self.class_token.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([first, patches], dim=1)
-        position = self.position.to(x.dtype).expand_as(x)
+        position = embedding(content.place, self.position).to(x.dtype)
         nowhere = torch.zeros_like(content.place)
         return Tokens(x, position, nowhere, content.valid, content.segment, nowhere, content.full)
 

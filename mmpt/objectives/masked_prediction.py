@@ -19,7 +19,7 @@ from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.targets import Target
-from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, score
+from mmpt.tokens import Batch, Content, Scored, Shown, StreamContext, drop_content, flatten, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +136,18 @@ class MaskedPrediction(Objective):
     def _latents(
         self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float
     ) -> tuple[dict[str, Latents], Float[Tensor, ""]]:
-        tokens = backbone.embed(batch)
+        kept = {
+            name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
+            for name, content in batch.streams.items()
+            if self.part(name).corruption.drops and backbone.encoder(name).tokenwise
+        }
+        contents = {name: content for name, (content, _) in kept.items()}
+        tokens = backbone.embed(batch._replace(streams={**batch.streams, **contents}))
         shown = {}
         for name, embedded in tokens.items():
+            if name in kept:
+                shown[name] = Shown(embedded, kept[name][1])
+                continue
             content = batch.streams[name]
             context = context_of(batch, name, progress)._replace(
                 hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)

@@ -31,14 +31,18 @@ class SelfAttention(nn.Module):
         x: Float[Tensor, "B S D"],
         allowed: Bool[Tensor, "B 1 S S"] | None,
         turns: Float[Tensor, "2 B 1 S W"] | None,
-    ) -> Float[Tensor, "B S D"]:
-        """`allowed` None means that every token sees every other."""
+        wanted: Int[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B _ D"]:
+        """`allowed` None means that every token sees every other; `wanted` None that all of them come out."""
         rows, size, width = x.shape
         query, key, value = self.qkv(x).view(rows, size, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if turns is not None:
             query, key = turn(query, turns), turn(key, turns)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # B H S W
-        return self.proj(mixed.transpose(1, 2).reshape(rows, size, width))
+        if wanted is not None:
+            query = query.gather(2, wanted[:, None, :, None].expand(-1, self.heads, -1, query.shape[3]))
+            allowed = None if allowed is None else allowed.gather(2, wanted[:, None, :, None].expand(-1, 1, -1, size))
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=allowed)  # B H Q W
+        return self.proj(mixed.transpose(1, 2).reshape(rows, -1, width))
 
 
 class CrossAttention(nn.Module):

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpt.config import Component, component
 from mmpt.randomness import fold, uniform
-from mmpt.tokens import Tokens
+from mmpt.tokens import Tokens, gather
 from mmpt.trunk import Trunk, TrunkOutput
 from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
@@ -40,9 +40,18 @@ class Block(nn.Module):
         self.drop = drop
         self.layer = layer
 
-    def forward(self, x: Float[Tensor, "B S D"], around: Surroundings) -> tuple[Tensor, Tensor | None]:
-        """Returns x and the balance loss of a feed-forward that routes."""
-        x = x + self._kept(self.attention(self.norm1(x), around.allowed, around.turns), around.draw, "attention")
+    def forward(
+        self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns x and the balance loss of a feed-forward that routes.
+
+        With `wanted` only those tokens come out: what a last block computes where not every token is looked at.
+        """
+        change = self.attention(self.norm1(x), around.allowed, around.turns, wanted)
+        if wanted is not None:
+            x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
+            around = around._replace(valid=valid, stream=stream)
+        x = x + self._kept(change, around.draw, "attention")
         change, balance = self.feedforward(self.norm2(x), around.valid, around.stream)
         return x + self._kept(change, around.draw, "feedforward"), balance
 

@@ -1,5 +1,6 @@
 """One step: what a stream may know of itself and of others, what a loss is a sum of, and what is absent."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -168,8 +169,9 @@ def test_altering_hidden_pixels_leaves_the_latents_of_the_encoder_alone(model_of
     assert torch.equal(before.own, after.own)
 
 
-def test_packed_documents_do_not_know_of_each_other(model_of, text, documents, batch_of):
-    model = model_of(text={"corruption": "replace"})
+@pytest.mark.parametrize("predictor", ["tied", DECODER, CROSS])
+def test_packed_documents_do_not_know_of_each_other(model_of, text, documents, batch_of, predictor):
+    model = model_of(text={"corruption": "replace" if predictor == "tied" else "drop", "predictor": predictor})
     first, second, third, *_ = documents("text")
     packed, other = (batch_of(text=text.collate([[first, one]], 80)) for one in (second, third[: len(second)]))
     hidden = model.hide(packed, 0.5)
@@ -179,6 +181,23 @@ def test_packed_documents_do_not_know_of_each_other(model_of, text, documents, b
     assert mine.any()
     assert_close(before.prediction[mine], after.prediction[mine], rtol=0, atol=1e-6)
     assert (before.prediction[~mine] != after.prediction[~mine]).any(1).all()
+
+
+@pytest.mark.parametrize("predictor", ["tied", DECODER, CROSS])
+def test_padding_behind_a_document_changes_no_prediction(model_of, text, documents, batch_of, predictor):
+    model = model_of(text={"corruption": "replace" if predictor == "tied" else "drop", "predictor": predictor})
+    rows = [[document[:-1]] for document in documents("text")]
+    rows.append([np.array([0, 2])])  # nothing to predict here
+    snug, wide = (batch_of(text=text.collate(rows, size)) for size in (None, 96))
+    before, after = (model.objective.predict(model.backbone, b, model.hide(b, 0.5))["text"] for b in (snug, wide))
+    assert torch.equal(before.places, after.places)
+    assert_close(before.prediction, after.prediction, rtol=0, atol=1e-5)
+    assert before.prediction.isfinite().all()
+    alone = [batch_of(text=text.collate([row], len(row[0]))) for row in rows]
+    for row, batch in enumerate(alone):
+        batch = batch._replace(draw=snug.draw[row : row + 1])
+        predicted = model.objective.predict(model.backbone, batch, model.hide(batch, 0.5))["text"]
+        assert_close(predicted.prediction, before.prediction[before.row == row], rtol=0, atol=1e-5)
 
 
 def test_predictions_say_where_they_belong(model_of, joint):

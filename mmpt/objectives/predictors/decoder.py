@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmpt.config import component
 from mmpt.encoders import Encoder
 from mmpt.objectives.predictors import Latents, Predictor
-from mmpt.tokens import Content, Scored, flatten, gather, restore
+from mmpt.tokens import Content, Scored, flatten, restore
 from mmpt.trunk.attention import may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import FixedPlaces
@@ -48,11 +48,13 @@ class DecoderPredictor(Predictor):
         initialise(self)
 
     def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:
-        """All N tokens go through the blocks, the scored ones through the head."""
+        """All N tokens go through the blocks but the last, which computes the scored ones alone."""
         x = restore(self.entry(latents.own), latents.shown, self.mask_token, content.valid.shape[1])
         x = x + self.places(content.place)
         allowed = None if content.full else may_attend(content.valid, content.segment)
         around = Surroundings(content.valid, torch.zeros_like(content.place), allowed, None, latents.draw)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x, _ = block(x, around)
-        return self.head(flatten(gather(self.norm(x), scored.places), scored))
+        x, _ = last(x, around, scored.places)
+        return self.head(flatten(self.norm(x), scored))
