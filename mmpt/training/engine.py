@@ -180,7 +180,7 @@ class Engine:
             KeyError,
         ) as error:  # what its own checks raise, pydantic's among them
             raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
-        self._make_moments(updates=0)
+        self._make_moments()
 
     @property
     def zero_stage(self) -> int:
@@ -285,7 +285,8 @@ class Engine:
 
     def set_moments(self, moments: Mapping[str, Tensor], updates: int) -> None:
         """Put the optimiser back to where `whole_state` saw it; for any ZeRO stage and number of ranks."""
-        self._make_moments(updates)
+        for state in self.optimizer.state.values():
+            state["step"].fill_(updates)
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -310,7 +311,7 @@ class Engine:
         else:
             safe_set_full_optimizer_state(parameter, value, moment)
 
-    def _make_moments(self, updates: int) -> None:
+    def _make_moments(self) -> None:
         """Make AdamW's state before its first step, where a run that goes on can fill it.
 
         ZeRO 1 and 2 link parameters to the state that exists after the first group's step: made early, all is linked.
@@ -321,7 +322,7 @@ class Engine:
         else:
             flat = zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
         for part in flat:
-            step = torch.tensor(float(updates), dtype=torch.float32, device=part.device)
+            step = torch.zeros((), dtype=torch.float32, device=part.device)
             self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in MOMENTS}}
         if self.zero_stage in (1, 2):
             zero._lazy_init_hp_params_optimizer_state()

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from mmpt.errors import ConfigError
 from mmpt.trunk.positions import turn
 
 
@@ -21,7 +22,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+            raise ConfigError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -51,7 +52,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+            raise ConfigError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)

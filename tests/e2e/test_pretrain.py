@@ -1,12 +1,13 @@
 """The command line as a user has it: one process, and the real launcher with two ranks."""
 
 import json
+import os
 import signal
 
 import pytest
 import torch
 import yaml
-from running import mmpt, start, wait_for, write_recipe
+from running import mmpt, start, write_recipe
 from safetensors.torch import load_file
 
 from mmpt.training.checkpoint import latest
@@ -155,18 +156,34 @@ def test_one_times_eight_and_two_micro_batches_of_four_learn_the_same(run, tmp_p
     assert close(weights(folder), weights(tmp_path / "run"))
 
 
+def stop_at_step_four(process):
+    """Ctrl-C, which reaches launcher and ranks alike, once the line of step 4 is there; the rest of the output."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step 4/40" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=120)[0]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
-def test_a_run_goes_on_with_another_number_of_ranks(run, tmp_path, first, then):
-    folder, recipe, _ = run
-    arguments = ("pretrain", recipe, "--out", tmp_path / "run", "deepspeed.zero_optimization.stage=2")
-    process = start(*arguments, "training.save_every=1", ranks=first)
-    wait_for(lambda: latest(tmp_path / "run" / "checkpoints") is not None)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    done = mmpt(*arguments, "training.save_every=1", ranks=then)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert close(weights(folder), weights(tmp_path / "run"))
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_interrupted_run_goes_on_exactly_under_every_zero_stage_and_with_other_ranks(run, tmp_path, stage):
+    settings = ("training.steps=40", f"deepspeed.zero_optimization.stage={stage}")
+    straight = mmpt("pretrain", run[1], "--out", tmp_path / "straight", *settings)
+    assert straight.returncode == 0, straight.stderr
+    changes = [(1, 1)] if stage == 1 else [(1, 1), (1, 2)] if stage == 2 else [(2, 1)]
+    for first, then in changes:
+        folder = tmp_path / f"{first} to {then}"
+        stop_at_step_four(start("pretrain", run[1], "--out", folder, *settings, ranks=first))
+        done = mmpt("pretrain", run[1], "--out", folder, *settings, ranks=then)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "going on from step" in done.stdout
+        final, wanted = weights(folder), weights(tmp_path / "straight")
+        if first == then == 1:
+            assert all(torch.equal(final[name], wanted[name]) for name in wanted)
+        else:
+            assert close(final, wanted, 2e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
