@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
-from mmpt.downstream.pooling import StreamLatents, class_pool, join, mean_pool
+from mmpt.downstream.pooling import StreamLatents, class_pool, join, mean_pool, mean_std_pool
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Modality
 from mmpt.errors import CheckpointError, DataError
@@ -25,7 +25,12 @@ from mmpt.training import checkpoint
 from mmpt.training.run import load_recipe
 
 SORTED_AT_ONCE = 16  # mini-batches whose samples are sorted by length together, so that few tokens are padding
-POOLS: dict[str, Callable[..., Any]] = {"mean": mean_pool, "class": class_pool, "tokens": dict}
+POOLS: dict[str, Callable[..., Any]] = {
+    "mean": mean_pool,
+    "mean_std": mean_std_pool,
+    "class": class_pool,
+    "tokens": dict,
+}
 
 
 class CutWarning(UserWarning):
@@ -118,9 +123,9 @@ class Encoder:
         self,
         samples: Batch | Iterable[Mapping[str, Any]],
         *,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Literal["mean", "mean_std", "class"] = "mean",
         batch_size: int = 64,
-    ) -> Float[Tensor, "B D"]: ...
+    ) -> Float[Tensor, "B F"]: ...
 
     @overload
     def encode(
@@ -131,9 +136,9 @@ class Encoder:
         self,
         samples: Batch | Iterable[Mapping[str, Any]],
         *,
-        pool: Literal["mean", "class", "tokens"] = "mean",
+        pool: Literal["mean", "mean_std", "class", "tokens"] = "mean",
         batch_size: int = 64,
-    ) -> Float[Tensor, "B D"] | dict[str, StreamLatents]:
+    ) -> Float[Tensor, "B F"] | dict[str, StreamLatents]:
         """Features of samples, in their order; float32, on the host, without gradient.
 
         A sample is a dict with any of the run's streams, for example `{"text": "A wren.", "image": picture}`. Values:
@@ -143,9 +148,10 @@ class Encoder:
 
         Args:
             samples: an iterable of dicts, read as it goes, or a collated `mmpt.tokens.Batch`.
-            pool: `mean` over the observed tokens of all of a sample's streams, (B, D), which probes well for text and
-                pictures alike; where none is observed, as in an empty text, over the valid ones. `class`: mean of the
-                class tokens of its streams, (B, D). `tokens`: latents (B, N, D) of every stream and which are valid.
+            pool: `mean` over the observed tokens of all of a sample's streams, (B, D); where none is observed, as in
+                an empty text, over the valid ones. `mean_std`: their standard deviation behind it, (B, 2 D), what
+                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D). `tokens`: latents
+                (B, N, D) of every stream and which are valid.
             batch_size: samples that go through the trunk at once.
 
         Raises:
@@ -162,7 +168,7 @@ class Encoder:
         order = torch.tensor(numbers, dtype=torch.int64).argsort()
         if pool == "tokens":
             return {name: StreamLatents(*(t[order] for t in own)) for name, own in join(parts).items()}
-        return torch.cat(parts)[order] if parts else torch.empty(0, self.width)
+        return torch.cat(parts)[order] if parts else torch.empty(0, self.width * (2 if pool == "mean_std" else 1))
 
     def _encode_all(
         self, samples: Iterable[Mapping[str, Any]], pool: str, batch_size: int

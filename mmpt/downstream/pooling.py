@@ -25,6 +25,13 @@ def mean_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B D"]:
     return _mean(latents, torch.where(observed.any(dim=1, keepdim=True), observed, valid), "no tokens")
 
 
+def mean_std_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B F"]:
+    """Mean and standard deviation of the same tokens, side by side (F = 2 D): what a row holds and how it varies."""
+    mean = mean_pool(streams)
+    squares = {name: own._replace(latents=(own.latents - mean.unsqueeze(1)).square()) for name, own in streams.items()}
+    return torch.cat([mean, mean_pool(squares).sqrt()], dim=1)
+
+
 def class_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's class tokens: those that open a stream and stand for no measurement."""
     latents, valid, observed, place = (torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True))

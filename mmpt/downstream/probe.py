@@ -165,7 +165,7 @@ def _encoded(encoder: Encoder, samples: Iterable[Mapping[str, Any]]) -> tuple[np
     """Features, and what the encoder had to say."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CutWarning)
-        features = encoder.encode(samples).numpy()
+        features = encoder.encode(samples, pool="mean_std").numpy()
     for warning in caught:
         if not issubclass(warning.category, CutWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

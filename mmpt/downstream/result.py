@@ -98,6 +98,7 @@ class ProbeResult:
         lines = [
             f"{len(self.classes)} classes; samples: {sizes}",
             f"accuracy on test, 95 % interval by resampling groups; settings chosen by {self.chosen_by}",
+            "encoder features: mean and standard deviation over a sample's tokens",
         ]
         if self.gain:
             lines.append(

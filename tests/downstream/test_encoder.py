@@ -224,3 +224,13 @@ except mmpt.DataError as error:
         "torch.Size([1, 16]) False",
         "expected a list of samples, got a single one; put it in a list",
     ]
+
+
+def test_mean_std_puts_the_deviation_of_the_same_tokens_behind_their_mean(encoder):
+    samples = [{"text": "a wren in the hedge"}, {"text": "an owl"}]
+    tokens = encoder.encode(samples, pool="tokens")["text"]
+    features = encoder.encode(samples, pool="mean_std")
+    assert torch.allclose(features[:, : encoder.width], encoder.encode(samples), atol=1e-6)
+    for row in range(2):
+        own = tokens.latents[row][tokens.observed[row]]
+        assert torch.allclose(features[row, encoder.width :], own.std(dim=0, correction=0), atol=1e-5)
