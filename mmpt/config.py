@@ -117,10 +117,11 @@ def dump_yaml(settings: Any) -> str:
     return yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True, width=120)
 
 
-def find_parts(folder: str) -> dict[str, type]:
-    """The parts of a package by file name: files that define one class which keeps a contract of the package."""
+def find_parts(folder: str, contract: type | None = None) -> dict[str, type]:
+    """The parts of a package by file name: files that define one class which keeps the contract (or any of its own)."""
     package = _imported(folder)
-    contracts = tuple(kind for kind in vars(package).values() if inspect.isclass(kind) and kind.__module__ == folder)
+    own = tuple(kind for kind in vars(package).values() if inspect.isclass(kind) and kind.__module__ == folder)
+    contracts = own if contract is None else (contract,)
     names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
     found = {name: _parts_of(_imported(f"{folder}.{name}"), contracts) for name in names}
     return {name: parts[0] for name, parts in sorted(found.items()) if len(parts) == 1}
@@ -164,7 +165,7 @@ def _find_part(name: str, contract: type) -> type:
 
 
 def _choices(contract: type) -> list[str]:
-    return [name for name, part in find_parts(contract.__module__).items() if issubclass(part, contract)]
+    return list(find_parts(contract.__module__, contract))
 
 
 def _unknown(expected: str, choices: Sequence[str], name: str) -> str:

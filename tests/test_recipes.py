@@ -5,6 +5,7 @@ import torch
 from running import build_small_shards, mmpt
 
 from mmpt.config import dump_yaml, load_settings, parse_settings
+from mmpt.errors import ConfigError
 from mmpt.recipes import recipes
 from mmpt.settings import Recipe
 from mmpt.training.command import build
@@ -51,6 +52,12 @@ def test_describe_prints_what_a_recipe_comes_to(shards, tmp_path):
     for wanted in ("depth: 2", "trunk", "steps an epoch", "a step: 16 bins = 2 ranks x 1 micro-batches x 8 bins",
                    "padding)", "memory a rank", "learning rate", "2.000e-03"):  # fmt: skip
         assert wanted in done.stdout, wanted
+
+
+def test_an_unknown_modality_gets_the_nearest_name():
+    text = recipes()[0].path.read_text(encoding="utf-8").replace("{type: image,", "{type: imgae,")
+    with pytest.raises(ConfigError, match=r"expected a Modality \(image, text\), got 'imgae'; did you mean 'image'\?"):
+        parse_settings(text, [], Recipe)
 
 
 def test_an_unknown_recipe_gets_the_nearest_name():

@@ -169,7 +169,7 @@ class ImageEncoder(Encoder):
         return Tokens(x, position, nowhere, content.valid, content.segment, nowhere, content.full)
 
     def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """Another patch of the same picture."""
+        """Another patch of the same picture, hidden ones among them."""
         index = 1 + (choice * (content.values.shape[1] - 1)).long()
         chosen = content.values.gather(1, index.unsqueeze(2).expand_as(content.values))
         return self.projection(normalise(chosen, self.mean, self.std))
