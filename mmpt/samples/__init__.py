@@ -9,6 +9,7 @@ from mmpt.errors import DataError
 FOLDER = Path(__file__).parent
 VOCABULARY = 4096
 PICTURE_SHARD = 500
+PICTURE_SPLIT = (0.6, 0.1, 0.3)  # a tenth would be 170 pictures, too few to tell two encoders apart
 
 
 def build_samples(out: Path, console: Console) -> None:

@@ -140,19 +140,19 @@ class Loop:
         self.meter.add(samples=samples, tokens=tokens, places=places, waited=waited)
         self._log(outcome, micro[0].batch.source, rate)
         self.bad.count(int(samples), int(bad), self.last_skip or "see the other ranks' ledgers")
-        self._judge(outcome)
+        self._judge(outcome, micro)
         self.step += 1
         self.updates += outcome.finite
         self.display.tick(self.step)
         return stopping > 0
 
-    def _judge(self, outcome: Outcome) -> None:
+    def _judge(self, outcome: Outcome, micro: list[MicroBatch]) -> None:
         if not outcome.finite:
-            for objective, uids in outcome.culprits:
+            # A gradient alone names nobody: then it is any row of the step.
+            rows = [uid for part in micro for uid in part.batch.uid.tolist()]
+            for objective, uids in outcome.culprits or [("gradient, or another rank", rows)]:
                 names = [name for uid in uids for name in self._names(uid)]
                 self.ledger.write(self.step, event="skipped update", objective=objective, uids=uids, samples=names)
-            if not outcome.culprits:
-                self.ledger.write(self.step, event="skipped update", objective=None, uids=[], samples=[])
             who = "; ".join(f"{objective}: uids {uids}" for objective, uids in outcome.culprits) or "a gradient"
             self.display.say(f"step {self.step}: not finite ({who}); this update is skipped")
         self.nonfinite.count(self.step, outcome.finite)
