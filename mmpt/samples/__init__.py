@@ -31,6 +31,7 @@ def build_samples(out: Path, console: Console) -> None:
             labels=table,
             tokenizer=text / "tokenizer",
             samples_per_shard=PICTURE_SHARD,
+            split=PICTURE_SPLIT,
         )
         console.print(f"{images}: {len(made)} captioned pictures", markup=False)
 
