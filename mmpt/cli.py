@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpt.cli_training import add_training_verbs
+from mmpt.cli_training import add_training_verbs, add_verb
 from mmpt.errors import Interrupted, MmptError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """`mmpt build text|images`."""
     build = verbs.add_parser("build", help="turn raw files into shards with a manifest")
     kinds = build.add_subparsers(title="kinds", metavar="KIND", required=True)
-    text = _verb(
+    text = add_verb(
         kinds,
         "text",
         "documents from folders, .txt, .md, .jsonl(.gz) and .csv files",
@@ -88,7 +88,7 @@ def add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     text.add_argument("--group-key", default="group", help="what keeps documents in one split (default: group)")
     _add_building(text)
     text.set_defaults(run=run_build_text)
-    images = _verb(
+    images = add_verb(
         kinds,
         "images",
         "a folder or .zip of png, jpg and webp pictures",
@@ -108,7 +108,7 @@ def add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def add_index(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`mmpt index`."""
-    index = _verb(
+    index = add_verb(
         verbs,
         "index",
         "make a manifest for WebDataset tars that someone else wrote; the tars stay untouched",
@@ -130,7 +130,7 @@ def add_index(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def add_inspect(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`mmpt inspect`."""
-    inspect = _verb(
+    inspect = add_verb(
         verbs,
         "inspect",
         "verify checksums and contents, show counts, lengths and a few samples; exit code 1 if there are problems",
@@ -218,18 +218,6 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     )
     sys.stdout.write(inspection.report() + "\n")
     return PROBLEMS if inspection.problems else 0
-
-
-def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, example: str
-) -> argparse.ArgumentParser:
-    return verbs.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _add_building(verb: argparse.ArgumentParser) -> None:

@@ -13,21 +13,23 @@ EXITS = """exit codes:
 
 def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """All of them."""
-    samples = _verb(verbs, "samples", "make shards of the small real data that comes with mmpt", "mmpt samples shards")
+    samples = add_verb(
+        verbs, "samples", "make shards of the small real data that comes with mmpt", "mmpt samples shards"
+    )
     samples.add_argument("out", metavar="DIR", help="gets text/ and images/")
     samples.set_defaults(run=run_samples)
 
-    recipes = _verb(verbs, "recipes", "list the recipes that come with mmpt", "mmpt recipes")
+    recipes = add_verb(verbs, "recipes", "list the recipes that come with mmpt", "mmpt recipes")
     recipes.set_defaults(run=run_recipes)
 
-    describe = _verb(
+    describe = add_verb(
         verbs, "describe", "print what a recipe comes to, without training", "mmpt describe quickstart trunk.depth=6"
     )
     _add_recipe(describe)
     describe.add_argument("--ranks", type=int, default=1, help="processes to plan for (default: 1)")
     describe.set_defaults(run=run_describe)
 
-    pretrain = _verb(
+    pretrain = add_verb(
         verbs,
         "pretrain",
         "pretrain a recipe, or go on with what the run folder holds",
@@ -39,7 +41,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     pretrain.add_argument("--out", metavar="RUN", help="run folder (default: runs/NAME of the recipe)")
     pretrain.set_defaults(run=run_pretrain)
 
-    probe = _verb(
+    probe = add_verb(
         verbs,
         "probe",
         "linear and kNN probe of a run's frozen features, beside the untrained encoder",
@@ -51,14 +53,15 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
     probe.set_defaults(run=run_probe)
 
-    report = _verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
+    report = add_verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
     report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     report.set_defaults(run=run_report)
 
 
-def _verb(
+def add_verb(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, example: str, more: str = ""
 ) -> argparse.ArgumentParser:
+    """A command with its help: what it does, an example, and what more there is to say."""
     return verbs.add_parser(
         name,
         help=what,

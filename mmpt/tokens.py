@@ -99,20 +99,26 @@ def chosen_first(chosen: Bool[Tensor, "B N"], count: int | None) -> tuple[Int[Te
 
 def drop(tokens: Tokens, hidden: Bool[Tensor, "B N"], hidden_count: int | None) -> Shown:
     """Take the hidden tokens out: the trunk's work shrinks with them."""
-    count = tokens.x.shape[1] - hidden_count if hidden_count is not None and tokens.full else None
-    index, valid = chosen_first(~hidden & tokens.valid, count)
-    shown = gather_tokens(tokens, index, full=count is not None)
-    return Shown(shown._replace(valid=shown.valid & valid), index)
+    places, valid, full = _rest(tokens.valid, hidden, hidden_count if tokens.full else None)
+    shown = gather_tokens(tokens, places, full=full)
+    return Shown(shown._replace(valid=valid), places)
 
 
 def drop_content(
     content: Content, hidden: Bool[Tensor, "B N"], hidden_count: int | None
 ) -> tuple[Content, Int[Tensor, "B K"]]:
     """The same before embedding, and where each token stood: hidden tokens cost nothing at all."""
-    count = content.valid.shape[1] - hidden_count if hidden_count is not None and content.full else None
-    index, valid = chosen_first(~hidden & content.valid, count)
-    values, own, observed, segment, place = (gather(tensor, index) for tensor in content[:5])
-    return Content(values, own & valid, observed, segment, place, full=count is not None), index
+    places, valid, full = _rest(content.valid, hidden, hidden_count if content.full else None)
+    values, _, observed, segment, place = (gather(tensor, places) for tensor in content[:5])
+    return Content(values, valid, observed, segment, place, full=full), places
+
+
+def _rest(
+    valid: Bool[Tensor, "B N"], hidden: Bool[Tensor, "B N"], hidden_count: int | None
+) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"], bool]:
+    """Where the shown tokens stand, which of them are real, and whether that is known to be all."""
+    count = None if hidden_count is None else valid.shape[1] - hidden_count
+    return *chosen_first(valid & ~hidden, count), count is not None
 
 
 def replace(tokens: Tokens, x: Float[Tensor, "B N D"]) -> Shown:

@@ -28,7 +28,7 @@ class MicroBatch(NamedTuple):
 
     batch: Batch
     skips: list[Skip]
-    samples: int  # read, skipped ones included
+    readable: list[bool]  # of every sample, skipped ones included, in the order of reading
     tokens: int  # valid
     places: int  # padding included
 
@@ -79,7 +79,7 @@ class MicroBatches(Dataset[MicroBatch]):
         batch = Batch(rows.streams, rows.uid, row_draw(self.seed, rows.epoch, rows.uid), source.name, step)
         tokens = sum(int(content.valid.sum()) for content in rows.streams.values())
         places = sum(content.valid.numel() for content in rows.streams.values())
-        return MicroBatch(batch, rows.skips, rows.samples, tokens, places)
+        return MicroBatch(batch, rows.skips, rows.readable, tokens, places)
 
 
 def steps_from(

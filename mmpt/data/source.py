@@ -60,7 +60,7 @@ class Rows(NamedTuple):
     uid: torch.Tensor
     epoch: torch.Tensor
     skips: list[Skip]
-    samples: int
+    readable: list[bool]  # of every sample, in the order of reading
 
 
 class Source:
@@ -118,22 +118,22 @@ class Source:
         chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self._shuffled(epoch)[place]))]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
-        samples = 0
+        readable: list[bool] = []
         uid = torch.tensor([self.number << UID_SHIFT | row for _, row in chosen])
         epoch = torch.tensor([epoch for epoch, _ in chosen])
         draws = row_draw(self.seed, epoch, uid).tolist()
         for (_, row), draw in zip(chosen, draws, strict=True):
-            pieces = self.plan.pieces(row)
-            samples += len(pieces)
-            self._read_row(pieces, draw, documents, skips)
+            readable += self._read_row(self.plan.pieces(row), draw, documents, skips)
         streams = {
             name: modality.collate(documents[name], self.plan.row_size) for name, modality in self.modalities.items()
         }
-        return Rows(streams, uid, epoch, skips, samples)
+        return Rows(streams, uid, epoch, skips, readable)
 
     def _read_row(
         self, pieces: np.ndarray, draw: int, documents: dict[str, list[list[np.ndarray]]], skips: list[Skip]
-    ) -> None:
+    ) -> list[bool]:
+        """Add a row's documents and what was skipped; returns which samples could be read."""
+        readable = []
         row: dict[str, list[np.ndarray]] = {stream: [] for stream in self.modalities}
         for piece in pieces:
             sample = int(self.pieces.sample[piece])
@@ -141,11 +141,14 @@ class Source:
                 values = self.read_sample(sample, int(self.pieces.start[piece]), int(self.pieces.stop[piece]), draw)
             except DataError as error:
                 skips.append(Skip(self.name, str(self.reader.key[sample]), str(error)))
+                readable.append(False)
                 continue
+            readable.append(True)
             for stream, value in values.items():
                 row[stream].append(value)
         for stream, value in row.items():
             documents[stream].append(value)
+        return readable
 
     def read_sample(self, sample: int, start: int, stop: int, draw: int | None) -> dict[str, np.ndarray]:
         """Values of one piece by stream; streams that the sample lacks are left out."""

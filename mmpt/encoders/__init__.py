@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,14 +26,6 @@ class Facts:
     folder: Path
     values: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Piece(NamedTuple):
-    """A stretch of one sample that becomes a document of a row; in the field's own units (text: tokens)."""
-
-    sample: int
-    start: int
-    stop: int
 
 
 class Encoder(nn.Module, ABC):

@@ -19,7 +19,7 @@ from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.targets import Target
-from mmpt.tokens import Batch, Content, Scored, Shown, StreamContext, drop_content, flatten, score
+from mmpt.tokens import Batch, Content, Scored, Shown, StreamContext, drop_content, flatten, gather, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class MaskedPrediction(Objective):
             scored = score(hidden[name].scored, hidden[name].hidden_count)
             prediction = part.predictor(latent, context.content, scored)
             target = part.target(context)
-            losses[name], plain = part.loss(prediction, flatten(_gather_any(target, scored), scored), scored)
+            losses[name], plain = part.loss(prediction, flatten(gather(target, scored.places), scored), scored)
             metrics[f"{name}/loss"] = plain, scored.valid.sum()
         return Step(losses, balance, metrics)
 
@@ -192,7 +192,3 @@ class MaskedPrediction(Objective):
             )
         return result
 
-
-def _gather_any(values: Shaped[Tensor, "B N ..."], scored: Scored) -> Shaped[Tensor, "B Q ..."]:
-    rows = torch.arange(values.shape[0], device=values.device).unsqueeze(1)
-    return values[rows, scored.places]

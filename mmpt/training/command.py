@@ -82,10 +82,7 @@ def _train(built: Built, run: Path, console: Console) -> None:
     from mmpt.training.pretrain import train
 
     world = engine.start(built.recipe.data.workers)
-    try:
-        train(built.recipe, run, world, console, built.sources, built.model, built.batches)
-    finally:
-        engine.stop()
+    train(built.recipe, run, world, console, built.sources, built.model, built.batches)
 
 
 def finish(run: Path) -> None:

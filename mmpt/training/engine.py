@@ -1,7 +1,9 @@
 """The one place that knows DeepSpeed: start-up, one optimiser step, and whole tensors in and out of any ZeRO stage."""
 
+import atexit
 import math
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,10 +13,12 @@ from torch._C._distributed_c10d import HashStore  # what torch.distributed.HashS
 
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import MaskedModel
+from mmpt.objectives import Step
 from mmpt.settings import OptimizerSettings, TrainingSettings
 from mmpt.tokens import Batch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+REFUSALS = (ValueError, AssertionError, TypeError, KeyError)  # of DeepSpeed's checks, pydantic's among them
 FILLED_IN = {
     "train_batch_size": "data.batch_size",
     "train_micro_batch_size_per_gpu": "data.micro_batch_size",
@@ -41,7 +45,6 @@ class Outcome(NamedTuple):
     """One optimiser step, summed over ranks and micro-batches; on the host."""
 
     finite: bool
-    losses: dict[str, float]  # per unit of the global denominator
     metrics: dict[str, tuple[float, float]]  # sum and count
     gradient_norm: float  # before clipping
     extra: list[float]  # the numbers that the loop handed in, summed
@@ -49,30 +52,40 @@ class Outcome(NamedTuple):
 
 
 def start(workers: int) -> World:
-    """Join the other ranks, or be alone; `workers` loader processes will want their share of the machine."""
+    """Join the other ranks, or be alone; `workers` loader processes will want their share of the machine.
+
+    A process joins once: DeepSpeed keeps the group for whatever runs next, so it is left only at the process's end.
+    """
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _share_cores(workers)
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     import deepspeed  # its import is slow and loud: only a run pays for it
     from deepspeed.accelerator import get_accelerator
 
     accelerator: Any = get_accelerator()
-    if os.environ["WORLD_SIZE"] == "1":
-        # A kernel for ranks that share memory: compiling it takes most of a minute and serves nobody here.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if accelerator.device_name() != "cpu":
+    on_cpu, local = accelerator.device_name() == "cpu", int(os.environ.get("LOCAL_RANK", "0"))
+    if not on_cpu:
         accelerator.set_device(local)
     if not torch.distributed.is_initialized():
-        alone = os.environ["WORLD_SIZE"] == "1"
-        store = {"store": HashStore(), "rank": 0, "world_size": 1} if alone else {}
-        backend = accelerator.communication_backend_name() if accelerator.device_name() != "cpu" else "gloo"
-        torch.distributed.init_process_group(backend, **store)
+        if on_cpu:
+            _share_cores(workers)
+        _join("gloo" if on_cpu else accelerator.communication_backend_name())
     deepspeed.init_distributed(verbose=False)
-    device = torch.device("cpu" if accelerator.device_name() == "cpu" else accelerator.device_name(local))
+    device = torch.device("cpu" if on_cpu else accelerator.device_name(local))
     return World(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _join(backend: str) -> None:
+    import deepspeed
+
+    store: dict[str, Any] = {}
+    if os.environ["WORLD_SIZE"] == "1":
+        store = {"store": HashStore(), "rank": 0, "world_size": 1}
+        # A kernel for ranks that share memory: compiling it takes most of a minute and serves nobody here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    torch.distributed.init_process_group(backend, **store)
+    atexit.register(torch.distributed.destroy_process_group)
 
 
 def _share_cores(workers: int) -> None:
@@ -91,12 +104,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             wrong.append(f"deepspeed.{name}: mmpt fills this in; {instead}")
     if wrong:
         raise ConfigError("\n".join(wrong))
-
-
-def stop() -> None:
-    """Leave the process group, so that the process can end without complaint."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def wants_bf16(precision: str, device: torch.device) -> bool:
@@ -173,12 +180,8 @@ class Engine:
         self.engine: Any
         try:
             self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
-        except (
-            ValueError,
-            AssertionError,
-            TypeError,
-            KeyError,
-        ) as error:  # what its own checks raise, pydantic's among them
+        except REFUSALS as error:
+            traceback.print_exc()  # to the run's log, should it be no refusal after all
             raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
         self._make_moments()
 
@@ -212,7 +215,7 @@ class Engine:
         torch.distributed.all_reduce(totals)
         share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
         self._nonfinite.zero_()
-        steps = []
+        steps: list[Step] = []
         for number, (batch, hide) in enumerate(zip(batches, hidden, strict=True), start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
             step = self.engine(batch, hide, progress)
@@ -223,21 +226,20 @@ class Engine:
             self.engine.backward(loss)
             if number < len(batches):
                 self.engine.step()  # counts the micro-batch; the update waits for the summary
-            steps.append(step._replace(losses={n: x._replace(total=x.total.detach()) for n, x in step.losses.items()}))
-        outcome = self._summary(batches, steps, share, extra)
+            steps.append(step)
+        outcome = self._summary(batches, steps, extra)
         norm = self._update(outcome.finite, learning_rate)
         return outcome._replace(gradient_norm=norm)
 
-    def _summary(self, batches: list[Batch], steps: list[Any], share: dict[str, Tensor], extra: list[float]) -> Outcome:
+    def _summary(self, batches: list[Batch], steps: list[Step], extra: list[float]) -> Outcome:
         metrics = list(steps[0].metrics)
-        sums = [torch.stack([step.losses[name].total for step in steps]).sum() * share[name] for name in share]
+        sums = []
         for part in (0, 1):
             sums += [torch.stack([step.metrics[name][part].double() for step in steps]).sum() for name in metrics]
         numbers = torch.stack([self._nonfinite.double(), *(total.double() for total in sums)])
         numbers = torch.cat([numbers, torch.tensor(extra, dtype=numbers.dtype, device=numbers.device)])
         torch.distributed.all_reduce(numbers)
         flag, *rest = numbers.tolist()  # the step's one wait for the device
-        losses, rest = dict(zip(share, rest, strict=False)), rest[len(share) :]
         tops, counts, given_sums = rest[: len(metrics)], rest[len(metrics) : 2 * len(metrics)], rest[2 * len(metrics) :]
         figures = dict(zip(metrics, zip(tops, counts, strict=True), strict=True))
         culprits = []
@@ -245,7 +247,7 @@ class Engine:
             for batch, step in zip(batches, steps, strict=True):
                 for name, loss in step.losses.items():
                     culprits.append((name, batch.uid[~loss.rows.isfinite()].tolist()))
-        return Outcome(not flag, losses, figures, 0.0, given_sums, [c for c in culprits if c[1]])
+        return Outcome(not flag, figures, 0.0, given_sums, [c for c in culprits if c[1]])
 
     def _update(self, finite: bool, learning_rate: float) -> float:
         """Step, unless something was not finite; returns the norm of the gradient."""

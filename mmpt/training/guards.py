@@ -1,6 +1,7 @@
 """What stops a run, or skips a step of it."""
 
 import signal
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 
 from mmpt.errors import DataError, MmptError
@@ -38,21 +39,27 @@ class Interruption:
 
 
 class BadSamples:
-    """Counts unreadable samples over all ranks and stops the run past the stated share, or after many in a row."""
+    """Counts unreadable samples; stops the run past the stated share of all ranks', or after many in a row of one's."""
 
     def __init__(self, settings: DataSettings, *, seen: int = 0, bad: int = 0, in_a_row: int = 0) -> None:
         self.settings = settings
         self.seen, self.bad, self.in_a_row = seen, bad, in_a_row
 
-    def count(self, seen: int, bad: int, last: str) -> None:
-        """A step's samples; raises DataError past the limits. `last` is the newest reason, for the message."""
+    def look(self, readable: Iterable[bool]) -> bool:
+        """This rank's samples of a step, in order; returns whether too many in a row could not be read."""
+        too_many = False
+        for good in readable:
+            self.in_a_row = 0 if good else self.in_a_row + 1
+            too_many |= self.in_a_row >= self.settings.max_bad_in_a_row
+        return too_many
+
+    def count(self, seen: int, bad: int, *, too_many_in_a_row: bool, last: str) -> None:
+        """A step's samples over all ranks; raises DataError past the limits. `last` is the newest reason."""
         self.seen += seen
         self.bad += bad
-        self.in_a_row = self.in_a_row + bad if bad == seen else bad
-        if self.in_a_row >= self.settings.max_bad_in_a_row:
-            raise DataError(
-                f"{self.in_a_row} samples in a row could not be read, so the run stops; the last one: {last}"
-            )
+        if too_many_in_a_row:
+            most = self.settings.max_bad_in_a_row
+            raise DataError(f"{most} samples in a row could not be read, so the run stops; the last one: {last}")
         if self.bad >= ENOUGH_TO_JUDGE and self.bad > self.settings.max_bad_share * self.seen:
             raise DataError(
                 f"{self.bad} of {self.seen} samples could not be read, more than data.max_bad_share="

@@ -70,7 +70,8 @@ class Loop:
     ) -> None:
         self.recipe, self.run, self.world, self.sources, self.batches = recipe, run, world, sources, batches
         self.settings = recipe.training
-        newest = _agreed_latest(run, world)
+        self.display = Display(console, recipe.training.steps)
+        newest = self._newest()
         saved = checkpoint.load(newest) if newest else None
         state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
         if saved:
@@ -89,11 +90,32 @@ class Loop:
         self.bad = BadSamples(recipe.data, **state["bad_samples"])
         self.nonfinite = NonFinite(self.settings.max_nonfinite, **state["nonfinite"])
         self.last_skip = ""
-        name = "ledger.jsonl" if world.rank == 0 else f"ledger-rank{world.rank:05d}.jsonl"
-        self.ledger = Lines(run / name, self.step)
-        self.display = Display(console, self.step, self.settings.steps)
+        self.ledger = Lines(run / _ledger_name(world.rank), self.step)
+        if world.rank == 0:
+            wind_back_others(run, world.ranks, self.step)
         self.record = Record(run, self.step) if world.rank == 0 else None
         self.meter = Meter()
+
+    def _newest(self) -> Path | None:
+        """The newest whole checkpoint, as rank 0 sees it; raises CheckpointError where none of them is whole."""
+        folder = self.run / "checkpoints"
+        found: list[Path] = []
+
+        def look() -> None:
+            steps = checkpoint.steps_in(folder)
+            newest = checkpoint.latest(folder)
+            if steps and newest is None:
+                trouble = checkpoint.problems(folder / f"step-{steps[-1]:09d}")
+                raise CheckpointError(
+                    f"{folder}: none of its {len(steps)} checkpoints is whole ({trouble}); use another --out"
+                )
+            if newest and newest.name != f"step-{steps[-1]:09d}":
+                self.display.say(f"{folder}: step {steps[-1]} is damaged and passed over")
+            found.extend([newest] if newest else [])
+
+        _agreed(self.world, look)
+        name = engine.agree(self.world, found[0].name if found else "")
+        return folder / name if name else None
 
     def go(self, interruption: Interruption) -> Path:
         """All steps that are left."""
@@ -102,7 +124,7 @@ class Loop:
         self.display.say(f"{self.run}: {verb} step {self.step} of {self.settings.steps}, {ranks}")
         pin = self.world.device.type == "cuda"
         batches = steps_from(self.batches, self.step, workers=self.recipe.data.workers, pin_memory=pin)
-        with self.display:
+        with self.display.start(self.step):
             saved = self._train(batches, interruption)
         if self.record:
             self.record.close()
@@ -128,18 +150,17 @@ class Loop:
         for skip in skips:
             self.ledger.write(self.step, event="skipped sample", **skip._asdict())
             self.last_skip = skip.reason
-        extra = [
-            float(interruption.asked),
-            float(len(skips)),
-            *(float(sum(getattr(part, name) for part in micro)) for name in ("samples", "tokens", "places")),
-        ]
+        readable = [good for part in micro for good in part.readable]
+        tokens, places = (sum(getattr(part, name) for part in micro) for name in ("tokens", "places"))
+        own = (interruption.asked, self.bad.look(readable), len(skips), len(readable), tokens, places)
         rate = learning_rate(self.settings.optimizer, self.step, self.settings.steps)
         progress = self.step / self.settings.steps
-        outcome = self.engine.step([part.batch for part in micro], progress, rate, extra)
-        stopping, bad, samples, tokens, places = outcome.extra
+        outcome = self.engine.step([part.batch for part in micro], progress, rate, [float(n) for n in own])
+        stopping, bad_row, bad, samples, tokens, places = outcome.extra
         self.meter.add(samples=samples, tokens=tokens, places=places, waited=waited)
+        last = self.last_skip or "see the other ranks' ledgers"
+        self.bad.count(int(samples), int(bad), too_many_in_a_row=bad_row > 0, last=last)
         self._log(outcome, micro[0].batch.source, rate)
-        self.bad.count(int(samples), int(bad), self.last_skip or "see the other ranks' ledgers")
         self._judge(outcome, micro)
         self.step += 1
         self.updates += outcome.finite
@@ -170,7 +191,7 @@ class Loop:
             "learning_rate": rate,
             "gradient_norm": outcome.gradient_norm,
             "skipped_updates": float(self.nonfinite.total + (not outcome.finite)),
-            "bad_samples": float(self.bad.bad + outcome.extra[1]),
+            "bad_samples": float(self.bad.bad),
             **self.meter.read(),
         }
         self.record.write(self.step, done, source, values)
@@ -196,11 +217,16 @@ class Loop:
         return folder / f"step-{self.step:09d}"
 
 
-def _agreed_latest(run: Path, world: World) -> Path | None:
-    """Rank 0 looks for the newest whole checkpoint; the others hear its name."""
-    newest = checkpoint.latest(run / "checkpoints") if world.rank == 0 else None
-    name = engine.agree(world, newest.name if newest else "")
-    return run / "checkpoints" / name if name else None
+def _ledger_name(rank: int) -> str:
+    return "ledger.jsonl" if rank == 0 else f"ledger-rank{rank:05d}.jsonl"
+
+
+def wind_back_others(run: Path, ranks: int, step: int) -> None:
+    """The ledgers of ranks that an earlier start had and this one lacks: their later lines are done again too."""
+    mine = {_ledger_name(rank) for rank in range(ranks)}
+    for path in run.glob("ledger-rank*.jsonl"):
+        if path.name not in mine:
+            Lines(path, step)
 
 
 class Record:

@@ -78,9 +78,8 @@ class Meter:
 class Display:
     """The run's progress on a console."""
 
-    def __init__(self, console: Console, first: int, steps: int) -> None:
-        self.console, self.steps, self.first = console, steps, first
-        self._began = time.perf_counter()
+    def __init__(self, console: Console, steps: int) -> None:
+        self.console, self.steps, self.first = console, steps, 0
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=20),
@@ -90,6 +89,11 @@ class Display:
             TimeRemainingColumn(),
         )
         self.bar = Progress(*columns, console=console) if console.is_terminal else None
+
+    def start(self, first: int) -> "Display":
+        """From this step on; the clock runs."""
+        self.first, self._began = first, time.perf_counter()
+        return self
 
     def __enter__(self) -> "Display":
         if self.bar:

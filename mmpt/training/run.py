@@ -79,8 +79,8 @@ def load_recipe(run: Path) -> Recipe:
 
 def is_complete(run: Path, recipe: Recipe) -> bool:
     """Whether the last step's checkpoint is there and whole."""
-    newest = checkpoint.latest(run / "checkpoints")
-    return newest is not None and newest.name == f"step-{recipe.training.steps:09d}"
+    last = run / "checkpoints" / f"step-{recipe.training.steps:09d}"
+    return last.exists() and not checkpoint.problems(last)
 
 
 def environment() -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_every_token_of_the_split_comes_exactly_once_an_epoch(shards, modalities
         content = rows.streams["text"]
         lengths = load_manifest(shards / "text").lengths("text")[source.samples]
         assert int(content.observed.sum()) == lengths.sum()
-        assert rows.samples == len(source.pieces.sample)
+        assert rows.readable == [True] * len(source.pieces.sample)
         assert len(rows.uid.unique()) == len(rows.uid)
 
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
-from running import mmpt, start, write_recipe
+from running import environment, mmpt, start, write_recipe
 from safetensors.torch import load_file
 
 from mmpt.training.checkpoint import latest
@@ -184,6 +187,37 @@ def test_an_interrupted_run_goes_on_exactly_under_every_zero_stage_and_with_othe
             assert all(torch.equal(final[name], wanted[name]) for name in wanted)
         else:
             assert close(final, wanted, 2e-4)
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_with_none_whole_the_run_is_refused(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    damaged = folder / "checkpoints" / "step-000000012" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = mmpt("pretrain", run[1], "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "step 12 is damaged and passed over" in done.stdout
+    assert "going on from step 8 of 12" in done.stdout
+    final, wanted = weights(folder), weights(run[0])
+    assert all(torch.equal(final[name], wanted[name]) for name in wanted)
+    for path in (folder / "checkpoints").glob("*/state.json"):
+        path.unlink()
+    done = mmpt("pretrain", run[1], "--out", folder)
+    assert done.returncode == 2
+    assert "none of its 2 checkpoints is whole" in done.stderr
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+def test_python_pretrains_twice_in_one_process(run, tmp_path):
+    lines = [
+        "import mmpt",
+        f"for name in 'ab': mmpt.pretrain({str(run[1])!r}, 'training.steps=2', out={str(tmp_path)!r} + '/' + name)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
