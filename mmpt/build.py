@@ -77,6 +77,17 @@ def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[So
     return [Source(name, number, settings, modalities, seed) for number, (name, settings) in items]
 
 
+def source_weights(recipe: Recipe, sources: Sequence[Source]) -> list[float]:
+    """Relative share of the steps of each source, as multilingual BERT samples languages (Devlin et al. 2018)."""
+    weights = [settings.weight for settings in recipe.data.sources.values()]
+    temperature = recipe.data.temperature
+    if temperature is None:
+        return weights
+    return [
+        weight * source.tokens_per_epoch ** (1 / temperature) for weight, source in zip(weights, sources, strict=True)
+    ]
+
+
 def save_facts(run: Path, facts: Mapping[str, Facts]) -> None:
     """Copy what the encoders need of the data sets, so that a run stands on its own."""
     plain = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmpt.build import count_parameters
+from mmpt.build import count_parameters, source_weights
 from mmpt.config import dump_yaml, load_settings
 from mmpt.data.batches import source_shares
 from mmpt.recipes import find_recipe
@@ -48,7 +48,7 @@ def _parameters(built: Built) -> Table:
 
 def _sources(built: Built) -> Table:
     table = Table("source", "share of steps", "bins", "steps an epoch", "tokens an epoch", title="data")
-    weights = [source.weight for source in built.recipe.data.sources.values()]
+    weights = source_weights(built.recipe, built.sources)
     for row in source_shares(built.sources, weights, built.recipe.data.batch_size):
         share, steps = f"{row['share']:.1%}", f"{row['steps_per_epoch']:.1f}"
         table.add_row(str(row["source"]), share, f"{row['bins']:,}", steps, f"{row['tokens_per_epoch']:,}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmpt.encoders import Encoder, Modality
 from mmpt.objectives import Hidden, Objective, Step
-from mmpt.tokens import Batch, Tokens, concatenate
+from mmpt.tokens import Batch, Shown, Tokens, concatenate, replace
 from mmpt.trunk import Trunk
 
 
@@ -38,18 +38,24 @@ class Backbone(nn.Module):
             for name, tokens in embedded.items()
         }
 
-    def mix(self, streams: dict[str, Tokens], draw: Int[Tensor, " B"]) -> tuple[Tokens, Float[Tensor, ""]]:
-        """Streams side by side through the trunk, once; returns the sequence with latents as its content."""
-        tokens = concatenate(list(streams.values()))
+    def mix(
+        self, shown: Mapping[str, Shown], sizes: Mapping[str, int], draw: Int[Tensor, " B"]
+    ) -> tuple[Tokens, Float[Tensor, ""]]:
+        """Streams side by side through the trunk, once; returns the sequence with latents as its content.
+
+        `sizes` has the N that each stream's tokens were shown of.
+        """
+        settled = {name: self.encoder(name).settle(part, sizes[name]) for name, part in shown.items()}
+        tokens = concatenate([part.tokens for part in settled.values()])
         output = self.trunk(tokens, draw)
         return tokens._replace(x=output.latents), output.balance
 
     def forward(self, batch: Batch) -> dict[str, Tokens]:
         """Latents of every stream with nothing hidden: what downstream work uses."""
         embedded = self.embed(batch)
-        latents, _ = self.mix(embedded, batch.draw)
-        sizes = [tokens.x.shape[1] for tokens in embedded.values()]
-        split = zip(embedded.items(), latents.x.split(sizes, dim=1), strict=True)
+        sizes = {name: tokens.x.shape[1] for name, tokens in embedded.items()}
+        latents, _ = self.mix({name: replace(tokens, tokens.x) for name, tokens in embedded.items()}, sizes, batch.draw)
+        split = zip(embedded.items(), latents.x.split(list(sizes.values()), dim=1), strict=True)
         return {name: tokens._replace(x=x) for (name, tokens), x in split}
 
 

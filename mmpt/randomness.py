@@ -16,6 +16,7 @@ _ALL = (1 << _BITS) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
+_TRIES = 16
 
 
 def _signed(value: int) -> int:
@@ -82,6 +83,25 @@ def uniform_rows(keys: Int[Tensor, " B"], count: int, purpose: str) -> Float[Ten
     """`count` numbers in (0, 1) a row, each row from its own key."""
     counter = torch.arange(count, device=keys.device)
     return uniform(fold(fold(keys, purpose).unsqueeze(1), counter))
+
+
+def gamma(keys: Int[Tensor, " B"], shape: float, purpose: str) -> Float[Tensor, " B"]:
+    """One number a key from the gamma distribution of this shape and scale 1 (Marsaglia and Tsang 2000), float64.
+
+    Of a fixed number of tries the first that is accepted; each is with more than 95 %.
+    """
+    boosted = shape + 1 if shape < 1 else shape
+    offset = boosted - 1 / 3
+    lots = uniform_rows(keys, 3 * _TRIES, purpose).unflatten(1, (_TRIES, 3))
+    normal = (-2 * lots[..., 0].log()).sqrt() * (2 * torch.pi * lots[..., 1]).cos()
+    cube = (1 + normal / (9 * offset) ** 0.5) ** 3
+    bound = normal**2 / 2 + offset - offset * cube + offset * cube.clamp(min=1e-300).log()
+    accepted = (cube > 0) & (lots[..., 2].log() < bound)
+    first = accepted.to(torch.uint8).argmax(dim=1, keepdim=True)
+    value = offset * cube.gather(1, first).squeeze(1)
+    if shape < 1:
+        value = value * uniform(fold(keys, f"{purpose} boost")) ** (1 / shape)
+    return value
 
 
 def permutation(count: int, *values: int | str) -> Int[Tensor, " count"]:

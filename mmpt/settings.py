@@ -19,6 +19,8 @@ class DataSettings:
         batch_size: bins of a global batch: samples, packed rows, or token budgets, as the source's layout says.
         micro_batch_size: bins that a device holds at once; None means its whole share of the batch.
         workers: loader processes a rank.
+        temperature: None takes the sources' weights as they are; else a source's share is its weight times its tokens
+            to the power of 1 / temperature: 1 draws in proportion to size, more lifts what is rare.
         max_bad_share: share of unreadable samples past which the run stops.
         max_bad_in_a_row: unreadable samples in a row after which it stops.
     """
@@ -27,6 +29,7 @@ class DataSettings:
     batch_size: int
     micro_batch_size: int | None = None
     workers: int = 1
+    temperature: float | None = None
     max_bad_share: float = 0.01
     max_bad_in_a_row: int = 100
 
@@ -37,6 +40,8 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
         if self.workers < 0:
             raise ValueError(f"workers: expected 0 or more, got {self.workers}")
 

@@ -5,7 +5,7 @@ scored tokens of a row, M scored tokens of the batch (flat), D width, W another 
 or codebook, P numbers of a patch, T time samples, C channels or leads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,14 +63,28 @@ class Scored(NamedTuple):
     full: bool  # no padding in Q: flattening needs no look at the data
 
 
+class Siblings(NamedTuple):
+    """What a stream may know of the row that it shares with others."""
+
+    name: str  # of the stream that looks
+    row: Int[Tensor, " B"]  # key of the row's random numbers: the same for all of its streams
+    maskable: Mapping[str, Int[Tensor, " B"]]  # tokens that could be hidden, by stream, the own one among them
+
+
 class StreamContext(NamedTuple):
     """All that a part may look at."""
 
     content: Content
-    draw: Int[Tensor, " B"]
+    draw: Int[Tensor, " B"]  # key of the row's random numbers in this stream
     progress: float
     hidden_count: int | None = None  # hidden tokens in every row, where the ratio fixes it
     substitute: Callable[[Float[Tensor, "B N"]], Float[Tensor, "B N D"]] | None = None
+    siblings: Siblings | None = None  # None: the stream is alone
+
+    @property
+    def maskable(self) -> Bool[Tensor, "B N"]:
+        """Tokens that may be hidden."""
+        return self.content.valid & self.content.observed
 
 
 def gather(x: Shaped[Tensor, "B N ..."], index: Int[Tensor, "B K"]) -> Shaped[Tensor, "B K ..."]:

@@ -1,6 +1,6 @@
 """The manifest beside the tars: schema, shards with checksums, and where every member lies.
 
-`manifest.json` holds what is small, `manifest.parquet` one row a sample: `key`, `shard`, `group`, `split`, and for every
+`manifest.json` holds what is small, `manifest.parquet` one row a sample: `key`, `shard`, `group`, `split`, and for each
 field `<field>.offset` (bytes into the tar, -1 where the sample has none), `<field>.size` (bytes), `<field>.crc32` and
 `<field>.length` (text tokens, audio or array samples; 1 for a picture). Both are written before the name is published.
 """
@@ -152,7 +152,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _publish(path: Path, write: Any) -> None:  # noqa: ANN401
+def _publish(path: Path, write: Any) -> None:
     staged = path.with_name(f".{path.name}.staged")
     write(staged)
     with staged.open("rb") as file:

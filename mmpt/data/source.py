@@ -186,5 +186,6 @@ def _check_field(source: str, manifest: Manifest, stream: str, modality: Modalit
     kind = manifest.fields[stream].kind
     if kind != modality.kind:
         raise ConfigError(
-            f"data.sources.{source}: field '{stream}' of {manifest.folder} is {kind}, but the recipe reads it as {modality.kind}"
+            f"data.sources.{source}: field '{stream}' of {manifest.folder} is {kind}, but the recipe reads it as "
+            f"{modality.kind}"
         )

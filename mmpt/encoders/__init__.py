@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmpt.tokens import Content, Tokens
+from mmpt.tokens import Content, Shown, Tokens
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Encoder(nn.Module, ABC):
         """Tokens aligned with `content`; the trunk sets their stream."""
 
     @abstractmethod
+    def settle(self, shown: Shown, size: int) -> Shown:
+        """What can only be added once it is known what is shown, such as convolutional positions; `size` is N.
+
+        What an encoder adds may depend on the shown tokens alone, never on hidden ones. Most have nothing to add.
+        """
+
+    @abstractmethod
     def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Other content for every place, picked by numbers in (0, 1): what BERT calls a random token."""
 
@@ -64,6 +71,10 @@ class Modality(ABC):
         """The longest piece, in the field's units: where a joint sample is cut off."""
 
     @abstractmethod
+    def convert(self, value: Any) -> Any:
+        """What a user may hand over (arrays, dicts, pictures) -> what the decoder would give. Raises DataError."""
+
+    @abstractmethod
     def pieces(self, length: int) -> list[tuple[int, int]]:
         """How a field of this length is cut, in its own units."""
 
@@ -72,12 +83,16 @@ class Modality(ABC):
         """Tokens that such a piece takes in a row."""
 
     @abstractmethod
-    def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:  # noqa: ANN401
+    def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:
         """One decoded field -> values (N ...). `draw` keys the augmentation; None means none. Raises DataError."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
         """Rows of documents -> one padded block; `size` fixes N. A row without documents is all padding."""
+
+    @abstractmethod
+    def token_names(self, content: Content, row: int) -> list[str]:
+        """A name, for people, of each of the N tokens of a row; empty for padding."""
 
     @abstractmethod
     def encoder(self, width: int) -> Encoder:

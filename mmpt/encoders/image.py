@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image as Picture
+from PIL import ImageOps
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mmpt.data.decode import PICTURE_ERRORS, to_rgb
 from mmpt.encoders import Encoder, Facts, Modality
-from mmpt.errors import ConfigError
+from mmpt.errors import ConfigError, DataError
 from mmpt.randomness import number
-from mmpt.tokens import Content, Tokens
+from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos_2d
 
 
@@ -70,6 +72,21 @@ class Image(Modality):
         """One picture."""
         return 1
 
+    def convert(self, value: Any) -> Picture.Image:
+        """A PIL image or a uint8 array of H x W or H x W x (1, 3 or 4) -> an upright RGB picture."""
+        expected = "expected a PIL image, a uint8 array of H x W or H x W x (1, 3 or 4), bytes or a path"
+        if isinstance(value, np.ndarray):
+            channels = value.shape[2] if value.ndim == 3 else 1
+            if value.dtype != np.uint8 or value.ndim not in (2, 3) or channels not in (1, 3, 4) or not value.size:
+                raise DataError(f"{expected}, got {value.dtype} of {' x '.join(map(str, value.shape))}")
+            value = Picture.fromarray(value[:, :, 0] if value.ndim == 3 and channels == 1 else value)
+        if not isinstance(value, Picture.Image):
+            raise DataError(f"{expected}, got {type(value).__name__}")
+        try:
+            return to_rgb(ImageOps.exif_transpose(value))
+        except PICTURE_ERRORS as error:
+            raise DataError(f"undecodable picture ({str(error) or type(error).__name__})") from error
+
     def pieces(self, length: int) -> list[tuple[int, int]]:
         """Always the whole picture."""
         return [(0, length)] if length else []
@@ -115,6 +132,12 @@ class Image(Modality):
         full = bool(valid.all())
         tensors = (torch.from_numpy(array) for array in arrays)
         return Content(*tensors, full=full, observed_count=self.num_patches if full else None)
+
+    def token_names(self, content: Content, row: int) -> list[str]:
+        """The class token, then rows and columns of patches, counted from 0."""
+        places, valid = content.place[row].tolist(), content.valid[row].tolist()
+        named = ["class", *(f"row {n // self.side} column {n % self.side}" for n in range(self.num_patches))]
+        return [named[place] if real else "" for place, real in zip(places, valid, strict=True)]
 
     def encoder(self, width: int) -> "ImageEncoder":
         """A linear map of patches, a class token and positions."""
@@ -167,6 +190,10 @@ class ImageEncoder(Encoder):
         position = embedding(content.place, self.position).to(x.dtype)
         nowhere = torch.zeros_like(content.place)
         return Tokens(x, position, nowhere, content.valid, content.segment, nowhere, content.full)
+
+    def settle(self, shown: Shown, size: int) -> Shown:
+        """Nothing to add."""
+        return shown
 
     def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Another patch of the same picture, hidden ones among them."""

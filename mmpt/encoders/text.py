@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mmpt.data.tokenizer import read_tokenizer, token_ids
 from mmpt.encoders import Encoder, Facts, Modality
-from mmpt.errors import ConfigError
-from mmpt.tokens import Content, Tokens
+from mmpt.errors import ConfigError, DataError
+from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos
 
 ROUND_TO = 8  # rows are padded to a multiple of this, so that few shapes occur
@@ -64,6 +64,16 @@ class Text(Modality):
         """Tokens between <s> and </s>."""
         return self.max_length - 2
 
+    def convert(self, value: Any) -> str:
+        """A str that UTF-8 can hold."""
+        if not isinstance(value, str):
+            raise DataError(f"expected a str, UTF-8 bytes or a Path, got {type(value).__name__}")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"character {error.start} can't be written as UTF-8") from error
+        return value
+
     def pieces(self, length: int) -> list[tuple[int, int]]:
         """Stretches that fit, all but the last full."""
         return [(start, min(start + self.limit, length)) for start in range(0, length, self.limit)]
@@ -95,6 +105,11 @@ class Text(Modality):
         full = bool(valid.all()) and all(len(row) == 1 for row in rows)
         tensors = (torch.from_numpy(array) for array in (ids, valid, observed, segment, place))
         return Content(*tensors, full=full, observed_count=width - 2 if full else None)
+
+    def token_names(self, content: Content, row: int) -> list[str]:
+        """The tokens as the tokenizer writes them."""
+        ids, valid = content.values[row].tolist(), content.valid[row].tolist()
+        return [self.tokenizer.id_to_token(i) or "" if real else "" for i, real in zip(ids, valid, strict=True)]
 
     def encoder(self, width: int) -> "TextEncoder":
         """An embedding table and the chosen positions."""
@@ -146,6 +161,10 @@ class TextEncoder(Encoder):
         if self.positions == "learned":
             return self.place_embedding(content.place)
         return self.table[content.place] if self.positions == "sincos" else torch.zeros_like(x)
+
+    def settle(self, shown: Shown, size: int) -> Shown:
+        """Nothing to add."""
+        return shown
 
     def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Embeddings of ids drawn uniformly from the whole vocabulary, as in BERT."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Hidden(NamedTuple):
-    """What a step hides, decided before anything is computed, so that all ranks know the denominators of their losses."""
+    """What a step hides, decided before anything is computed: all ranks have to know the denominators of the losses."""
 
     hidden: Bool[Tensor, "B N"]
     scored: Bool[Tensor, "B N"]
@@ -64,8 +64,8 @@ class Objective(nn.Module, ABC):
     def touch(self, backbone: "Backbone", batch: Batch) -> Float[Tensor, ""]:
         """A number that depends on all weights of the streams that the batch lacks, computed on padding alone.
 
-        Times zero it joins the loss, so that every weight has a gradient in every step: ZeRO-3 would reuse the last step's
-        for one that has none, and ranks would wait for each other if they differed.
+        Times zero it joins the loss, so that every weight has a gradient in every step: ZeRO-3 would reuse the last
+        step's for one that has none, and ranks would wait for each other if they differed.
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
-from mmpt.objectives.context import context_of
+from mmpt.objectives.context import context_of, contexts_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.predictors import Latents, Predictor
@@ -102,6 +102,7 @@ class MaskedPrediction(Objective):
         for name in streams:
             if name not in modalities:
                 raise ConfigError(f"objective.streams.{name}: no such stream; the recipe has {', '.join(modalities)}")
+        _check_shared(streams)
         self.modalities = dict(modalities)
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
@@ -118,7 +119,7 @@ class MaskedPrediction(Objective):
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
         """Every stream that the batch has."""
-        return {name: self.part(name).hide(context_of(batch, name, progress)) for name in batch.streams}
+        return {name: self.part(name).hide(context) for name, context in contexts_of(batch, progress).items()}
 
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
@@ -153,13 +154,14 @@ class MaskedPrediction(Objective):
                 hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)
             )
             shown[name] = self.part(name).corruption(embedded, hidden[name].hidden, context)
-        every, balance = backbone.mix({name: part.tokens for name, part in shown.items()}, batch.draw)
-        sizes = [part.places.shape[1] for part in shown.values()]
-        split = dict(zip(shown, every.x.split(sizes, dim=1), strict=True))
+        sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
+        every, balance = backbone.mix(shown, sizes, batch.draw)
+        lengths = [part.places.shape[1] for part in shown.values()]
+        split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
         return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance
 
     def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
-        """One row of padding through encoder, corruption and predictor of every absent stream; the trunk has run anyway."""
+        """A row of padding through encoder, corruption and predictor of every absent stream; the trunk runs anyway."""
         total = batch.draw.new_zeros((), dtype=torch.float32)
         for name in self.streams:
             if name not in batch.streams:
@@ -174,9 +176,10 @@ class MaskedPrediction(Objective):
         tokens = encoder(content)
         context = StreamContext(content, draw, 1.0, substitute=partial(encoder.substitute, content))
         shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
+        shown = encoder.settle(shown, content.valid.shape[1])
         latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
         prediction = part.predictor(latents, content, score(content.valid, None))
-        return prediction.float().sum() + shown.tokens.x.float().sum() + tokens.position.float().sum()
+        return prediction.float().sum() + shown.tokens.x.float().sum() + shown.tokens.position.float().sum()
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
@@ -192,3 +195,15 @@ class MaskedPrediction(Objective):
             )
         return result
 
+
+def _check_shared(streams: Mapping[str, StreamSettings]) -> None:
+    """A budget that all streams share must be the same for all of them."""
+    ratios = {name: settings.masking.ratio for name, settings in streams.items()}
+    for name, ratio in ratios.items():
+        if isinstance(ratio, Component) and ratio.target.shared:
+            other = next((other for other, theirs in ratios.items() if theirs != ratio), None)
+            if other is not None:
+                raise ConfigError(
+                    f"objective.streams.{other}.masking.ratio: '{ratio.name}' of stream '{name}' shares one budget "
+                    f"over all streams; give '{other}' the same ratio with the same settings"
+                )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from mmpt.build import build_modalities, build_model, build_sources, facts_of
+from mmpt.build import build_modalities, build_model, build_sources, facts_of, source_weights
 from mmpt.config import load_settings
 from mmpt.data.batches import MicroBatches, share_of
 from mmpt.data.source import Source
@@ -36,8 +36,7 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     modalities = build_modalities(recipe.streams, facts)
     sources = build_sources(recipe, modalities)
     share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, rank, ranks)
-    weights = [source.weight for source in recipe.data.sources.values()]
-    batches = MicroBatches(sources, weights, recipe.training.steps, recipe.training.seed, share)
+    batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
     return Built(recipe, facts, sources, build_model(recipe, modalities), batches)
 
 

@@ -167,9 +167,9 @@ def test_a_source_goes_on_where_its_last_turn_ended():
 def test_augmentation_differs_by_epoch_but_not_by_reader(shards, modalities):
     source = sources(shards, modalities)[1]
     bins = source.plan.num_bins
-    first = {u: v for u, v in zip(*values_of(source, 0, bins), strict=True)}
-    again = {u: v for u, v in zip(*values_of(source, 0, bins), strict=True)}
-    later = {u: v for u, v in zip(*values_of(source, bins, bins), strict=True)}
+    first = dict(zip(*values_of(source, 0, bins), strict=True))
+    again = dict(zip(*values_of(source, 0, bins), strict=True))
+    later = dict(zip(*values_of(source, bins, bins), strict=True))
     assert all(torch.equal(first[uid], again[uid]) for uid in first)
     assert Counter(torch.equal(first[uid], later[uid]) for uid in first)[False] > len(first) // 2
 

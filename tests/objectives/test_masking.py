@@ -274,8 +274,9 @@ def test_a_schedule_changes_how_much_is_hidden_as_the_run_goes_on(image, full_co
         assert masking.count(context.content, progress) == hidden
 
 
-def test_a_uniform_ratio_draws_a_share_for_every_row():
-    share = component(Ratio, "uniform", low=0.2, high=0.6).build().share(torch.arange(20000), 0.0)
+def test_a_uniform_ratio_draws_a_share_for_every_row(plain_row):
+    context = context_of(plain_row, 1)._replace(draw=torch.arange(20000))
+    share = component(Ratio, "uniform", low=0.2, high=0.6).build().share(context)
     assert share.min() > 0.2
     assert share.max() < 0.6
     assert abs(share.mean() - 0.4) < 0.005

@@ -18,7 +18,8 @@ class Pieces(NamedTuple):
 class Plan(NamedTuple):
     """Bins of rows of pieces. A bin is what a batch counts: every rank gets the same number of bins.
 
-    Row r holds pieces[row_starts[r] : row_starts[r + 1]] of `order`; bin b holds rows bin_starts[b] to bin_starts[b + 1].
+    Row r holds pieces[row_starts[r] : row_starts[r + 1]] of `order`; bin b holds the rows from bin_starts[b] to
+    bin_starts[b + 1].
     """
 
     order: np.ndarray

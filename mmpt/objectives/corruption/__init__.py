@@ -11,8 +11,8 @@ from mmpt.tokens import Shown, StreamContext, Tokens
 class Corruption(nn.Module, ABC):
     """Tokens and what is hidden -> what the trunk sees. Built with the width D.
 
-    `drops` says that what is shown is the rest, as it was: hidden tokens need not even be embedded, and only a predictor
-    that mixes tokens can place them again.
+    `drops` says that what is shown is the rest, as it was: hidden tokens need not even be embedded, and only a
+    predictor that mixes tokens can place them again.
     """
 
     drops: bool

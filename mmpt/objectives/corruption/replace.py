@@ -1,4 +1,4 @@
-"""Hidden tokens are replaced: by a learned vector, a random one, or, some of them, by themselves (BERT, Devlin et al. 2018)."""
+"""Hidden tokens are replaced: by a learned vector, a random one or by themselves (BERT, Devlin et al. 2018)."""
 
 import torch
 from jaxtyping import Bool

@@ -12,8 +12,8 @@ from mmpt.encoders import Modality
 from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
-from mmpt.randomness import uniform, uniform_rows
 from mmpt.randomness import fold as fold_key
+from mmpt.randomness import uniform, uniform_rows
 from mmpt.tokens import Content, StreamContext
 
 
@@ -54,11 +54,12 @@ class Masking(torch.nn.Module):
     @torch.no_grad()
     def forward(self, context: StreamContext) -> Bool[Tensor, "B N"]:
         """The hidden tokens."""
-        maskable = context.content.valid & context.content.observed
-        share = self.ratio.share(context.draw, context.progress)
+        maskable = context.maskable
+        share = self.ratio.share(context)
         budget = self._budget(share, maskable.sum(1), context.draw)
         units = self.unit.units(context)
-        return choose_units(units, maskable, budget, self.importance.weight(context), context.draw)
+        weight = self.importance.weight(context)
+        return choose_units(units, maskable, budget, weight, context.draw)
 
     def count(self, content: Content, progress: float) -> int | None:
         """Hidden tokens of every row, where settings and rows fix it: no look at the device is needed."""
@@ -72,6 +73,8 @@ class Masking(torch.nn.Module):
     def _budget(
         self, share: Float[Tensor, " B"], maskable: Int[Tensor, " B"], draw: Int[Tensor, " B"]
     ) -> Int[Tensor, " B"]:
+        if self.ratio.shared:
+            return _rounded_up(share, maskable)
         if self.rounding == "up":
             return _within(_rounded_up(share, maskable), maskable)
         return _within((share * maskable + uniform(fold_key(draw, "dither"))).floor().long(), maskable)
@@ -98,7 +101,7 @@ def choose_units(
 
     Gumbel top-k (Kool et al. 2019): the largest of log weight + Gumbel noise. A unit larger than what is left is taken
     with the share of it that still fits, so that the number of hidden tokens is right on average. The first unit is
-    always taken, and the last never, unless it is the only one.
+    always taken, and the last never, unless it is the only one or the budget is the whole row.
     """
     size = torch.zeros_like(units).scatter_add(1, units, maskable.long())
     noise = -(-uniform_rows(draw, units.shape[1], "mask").log()).log()
@@ -108,9 +111,10 @@ def choose_units(
     order = noise.masked_fill(size == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
     ordered = size.gather(1, order)
     before = ordered.cumsum(1) - ordered
-    left = maskable.sum(1, keepdim=True) - before - ordered
+    there = maskable.sum(1, keepdim=True)
+    not_last = (before + ordered < there) | (budget.unsqueeze(1) >= there)
     lot = uniform(fold_key(draw, "unit that does not fit")).unsqueeze(1)
-    chosen = (lot * ordered < budget.unsqueeze(1) - before) & (ordered > 0) & (left > 0)
+    chosen = (lot * ordered < budget.unsqueeze(1) - before) & (ordered > 0) & not_last
     chosen[:, 0] = budget > 0
     hidden_units = torch.zeros_like(chosen).scatter(1, order, chosen)
     return hidden_units.gather(1, units) & maskable

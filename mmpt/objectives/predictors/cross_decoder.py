@@ -1,9 +1,9 @@
-"""A decoder whose queries are the scored positions alone; they look at the latents, never at each other (CrossMAE, Fu et al. 2024)."""
+"""A decoder that queries scored positions alone; they look at latents, not at each other (CrossMAE, Fu et al. 2024)."""
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
 from timm.layers.mlp import Mlp
+from torch import Tensor, nn
 
 from mmpt.encoders import Encoder
 from mmpt.objectives.predictors import Latents, Predictor

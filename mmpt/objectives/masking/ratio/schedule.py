@@ -4,11 +4,12 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mmpt.errors import ConfigError
 from mmpt.objectives.masking.ratio import Ratio
+from mmpt.tokens import StreamContext
 
 
 class ScheduleRatio(Ratio):
@@ -20,9 +21,9 @@ class ScheduleRatio(Ratio):
                 raise ConfigError(f"{name}: expected a share between 0 and 1, got {value}")
         self.start, self.end, self.shape = start, end, shape
 
-    def share(self, draw: Int[Tensor, " B"], progress: float) -> Float[Tensor, " B"]:
+    def share(self, context: StreamContext) -> Float[Tensor, " B"]:
         """The same for every row of a step."""
-        return torch.full(draw.shape, self.constant(progress), dtype=torch.float64, device=draw.device)
+        return torch.full_like(context.draw, self.constant(context.progress), dtype=torch.float64)
 
     def constant(self, progress: float) -> float:
         """The share at this progress."""

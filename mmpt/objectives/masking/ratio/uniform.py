@@ -1,11 +1,12 @@
 """A share drawn anew for every row, as masked diffusion models do (Sahoo et al. 2024, section 3)."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mmpt import randomness
 from mmpt.errors import ConfigError
 from mmpt.objectives.masking.ratio import Ratio
+from mmpt.tokens import StreamContext
 
 
 class UniformRatio(Ratio):
@@ -16,9 +17,9 @@ class UniformRatio(Ratio):
             raise ConfigError(f"low, high: expected 0 <= low < high <= 1, got {low} and {high}")
         self.low, self.high = low, high
 
-    def share(self, draw: Int[Tensor, " B"], progress: float) -> Float[Tensor, " B"]:
+    def share(self, context: StreamContext) -> Float[Tensor, " B"]:
         """One draw a row."""
-        return self.low + (self.high - self.low) * randomness.uniform(randomness.fold(draw, "ratio"))
+        return self.low + (self.high - self.low) * randomness.uniform(randomness.fold(context.draw, "ratio"))
 
     def constant(self, progress: float) -> None:
         """Rows differ."""

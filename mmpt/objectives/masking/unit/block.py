@@ -1,4 +1,4 @@
-"""Two-dimensional blocks of neighbouring patches (BEiT, Bao et al. 2021, section 2.3, has random sizes; ours are fixed)."""
+"""Two-dimensional blocks of neighbouring patches (BEiT, Bao et al. 2021, section 2.3, draws sizes; ours are fixed)."""
 
 import torch
 from jaxtyping import Int

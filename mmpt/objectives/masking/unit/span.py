@@ -11,8 +11,8 @@ from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.masking.unit.runs import numbered
-from mmpt.randomness import uniform, uniform_rows
 from mmpt.randomness import fold as fold_key
+from mmpt.randomness import uniform, uniform_rows
 from mmpt.tokens import StreamContext
 
 
