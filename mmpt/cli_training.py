@@ -51,6 +51,12 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     probe.add_argument("data", metavar="DATA", help="data set with labels")
     probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
     probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
+    probe.add_argument(
+        "--score",
+        choices=("accuracy", "balanced", "macro_f1"),
+        default="accuracy",
+        help="what settings are chosen by; macro_f1 for classes of very different sizes (default: accuracy)",
+    )
     probe.set_defaults(run=run_probe)
 
     report = add_verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
@@ -123,7 +129,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     console = _console()
     streams = arguments.streams.split(",") if arguments.streams else None
     run, data = Path(arguments.run_folder), Path(arguments.data)
-    result = probe(run, data, label=arguments.label, streams=streams, console=console)
+    result = probe(run, data, label=arguments.label, streams=streams, score=arguments.score, console=console)
     console.print(result.table())
     return 0
 

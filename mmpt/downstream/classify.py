@@ -1,13 +1,15 @@
 """Classifiers on frozen features, and how sure their scores are: pure functions of arrays, on one thread."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
@@ -19,6 +21,19 @@ NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 ITERATIONS = 500
 FOLDS = 5
 RESAMPLES = 2000
+Score = Callable[[np.ndarray, np.ndarray], float]  # of true and predicted labels
+
+
+def _balanced(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over the true classes of the share that was found."""
+    return float(np.mean([np.mean(predicted[labels == name] == name) for name in np.unique(labels)]))
+
+
+SCORES: dict[str, Score] = {
+    "accuracy": accuracy_score,
+    "balanced": _balanced,
+    "macro_f1": partial(f1_score, average="macro", zero_division=0),
+}
 
 Fold = tuple[np.ndarray, np.ndarray]  # rows to fit on, rows to judge by
 Matrix = Any  # ndarray or scipy's sparse matrix, one row a sample
@@ -44,10 +59,15 @@ def grouped_folds(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed
 
 
 def linear_probe(
-    features: Matrix, labels: np.ndarray, folds: Sequence[Fold], train: np.ndarray, test: np.ndarray
+    features: Matrix,
+    labels: np.ndarray,
+    folds: Sequence[Fold],
+    train: np.ndarray,
+    test: np.ndarray,
+    score: Score = accuracy_score,
 ) -> Choice:
-    """Standardised features, logistic regression; C is the one of the best mean accuracy over the folds."""
-    scores = np.mean([_linear_scores(features, labels, *fold) for fold in folds], axis=0)
+    """Standardised features, logistic regression; C is the one of the best mean score over the folds."""
+    scores = np.mean([_linear_scores(features, labels, *fold, score) for fold in folds], axis=0)
     strength = STRENGTHS[_best(scores)]
     scaled, judged = _standardised(features, train, test)
     model = _fit(LogisticRegression(C=strength, max_iter=ITERATIONS), scaled, labels[train])
@@ -60,13 +80,15 @@ def _best(scores: np.ndarray) -> int:
     return int(best[len(best) // 2])
 
 
-def _linear_scores(features: Matrix, labels: np.ndarray, fit: np.ndarray, judge: np.ndarray) -> list[float]:
+def _linear_scores(
+    features: Matrix, labels: np.ndarray, fit: np.ndarray, judge: np.ndarray, score: Score
+) -> list[float]:
     scaled, judged = _standardised(features, fit, judge)
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # from strong to weak: each starts where it ended
     scores = []
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), scaled, labels[fit])
-        scores.append(float(np.mean(model.predict(judged) == labels[judge])))
+        scores.append(float(score(labels[judge], model.predict(judged))))
     return scores
 
 
@@ -85,13 +107,18 @@ def _fit(model: LogisticRegression, features: Matrix, labels: np.ndarray) -> Log
 
 
 def neighbour_probe(
-    features: Matrix, labels: np.ndarray, folds: Sequence[Fold], train: np.ndarray, test: np.ndarray
+    features: Matrix,
+    labels: np.ndarray,
+    folds: Sequence[Fold],
+    train: np.ndarray,
+    test: np.ndarray,
+    score: Score = accuracy_score,
 ) -> Choice:
-    """Vote of the k nearest by cosine; k is the one of the best mean accuracy over the folds."""
+    """Vote of the k nearest by cosine; k is the one of the best mean score over the folds."""
     scores = np.zeros(len(NEIGHBOURS))
     for fit, judge in folds:
         votes = _votes(features, labels, fit, judge)
-        scores += [np.mean(vote == labels[judge]) for vote in votes]
+        scores += [score(labels[judge], vote) for vote in votes]
     best = _best(scores)
     return Choice(_votes(features, labels, train, test)[best], NEIGHBOURS[best])
 
@@ -122,35 +149,34 @@ class Bootstrap:
 
     def __init__(self, labels: np.ndarray, groups: np.ndarray, seed: int) -> None:
         names, self.group = np.unique(groups, return_inverse=True)
-        self.classes, self.labels = np.unique(labels, return_inverse=True)
-        self.shape = (len(names), len(self.classes))
+        self.labels = labels
         draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
         self.weights = np.concatenate([np.ones((1, len(names))), draws])  # row 0: the test rows as they are
-        self.totals = self.weights @ self._table(np.ones(len(labels)))
 
-    def _table(self, values: np.ndarray) -> np.ndarray:
-        table = np.zeros(self.shape)
-        np.add.at(table, (self.group, self.labels), values)
-        return table
+    def _counts(self, classes: np.ndarray, of: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """How many counted rows every resample has of each class."""
+        table = np.zeros((self.weights.shape[1], len(classes)))
+        np.add.at(table, (self.group, np.searchsorted(classes, of)), counted)
+        return self.weights @ table
 
-    def right(self, predicted: np.ndarray) -> np.ndarray:
-        """Right predictions by resample and class."""
-        return self.weights @ self._table(predicted == self.classes[self.labels])
+    def scores(self, predicted: np.ndarray, name: str) -> np.ndarray:
+        """Of SCORES, for every resample; a class that neither the resample nor its predictions have is left out."""
+        classes = np.union1d(self.labels, predicted)
+        everything = np.ones(len(self.labels))
+        right = self._counts(classes, self.labels, predicted == self.labels)
+        true, said = (self._counts(classes, of, everything) for of in (self.labels, predicted))
+        if name == "accuracy":
+            return right.sum(axis=1) / true.sum(axis=1)
+        top, bottom = (2 * right, true + said) if name == "macro_f1" else (right, true)
+        return np.nanmean(np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0), axis=1)
 
-    def accuracy(self, predicted: np.ndarray) -> Interval:
-        """Share of right predictions."""
-        return _interval(self.right(predicted).sum(axis=1) / self.totals.sum(axis=1))
+    def interval(self, predicted: np.ndarray, name: str) -> Interval:
+        """A score and where 95 % of its resamples lie."""
+        return _interval(self.scores(predicted, name))
 
-    def balanced(self, predicted: np.ndarray) -> Interval:
-        """Mean over classes of the share of right predictions; a class that a resample lacks is left out of it."""
-        shares = np.divide(
-            self.right(predicted), self.totals, out=np.full_like(self.totals, np.nan), where=self.totals > 0
-        )
-        return _interval(np.nanmean(shares, axis=1))
-
-    def difference(self, predicted: np.ndarray, other: np.ndarray) -> Interval:
-        """How much more often the first is right."""
-        return _interval((self.right(predicted) - self.right(other)).sum(axis=1) / self.totals.sum(axis=1))
+    def difference(self, predicted: np.ndarray, other: np.ndarray, name: str) -> Interval:
+        """How much higher the first one's score is."""
+        return _interval(self.scores(predicted, name) - self.scores(other, name))
 
 
 def _interval(scores: np.ndarray) -> Interval:

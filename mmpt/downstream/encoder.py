@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
-from mmpt.downstream.pooling import StreamLatents, class_pool, join, mean_pool, mean_std_pool
+from mmpt.downstream.pooling import Features, TokenLatents, class_pool, describe, join, mean_pool, mean_std_pool
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Modality
 from mmpt.errors import CheckpointError, DataError
@@ -25,12 +25,13 @@ from mmpt.training import checkpoint
 from mmpt.training.run import load_recipe
 
 SORTED_AT_ONCE = 16  # mini-batches whose samples are sorted by length together, so that few tokens are padding
-POOLS: dict[str, Callable[..., Any]] = {
+POOLS: dict[str, Callable[[Mapping[str, TokenLatents]], Tensor]] = {
     "mean": mean_pool,
     "mean_std": mean_std_pool,
     "class": class_pool,
-    "tokens": dict,
 }
+
+Samples = Batch | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
 class CutWarning(UserWarning):
@@ -119,62 +120,57 @@ class Encoder:
         return self.backbone.trunk.width
 
     @overload
-    def encode(
-        self,
-        samples: Batch | Iterable[Mapping[str, Any]],
-        *,
-        pool: Literal["mean", "mean_std", "class"] = "mean",
-        batch_size: int = 64,
-    ) -> Float[Tensor, "B F"]: ...
+    def encode(self, samples: Samples, *, pool: None = None, batch_size: int = 64) -> Features: ...
 
     @overload
     def encode(
-        self, samples: Batch | Iterable[Mapping[str, Any]], *, pool: Literal["tokens"], batch_size: int = 64
-    ) -> dict[str, StreamLatents]: ...
+        self, samples: Samples, *, pool: Literal["mean", "mean_std", "class"], batch_size: int = 64
+    ) -> Float[Tensor, "B F"]: ...
 
     def encode(
         self,
-        samples: Batch | Iterable[Mapping[str, Any]],
+        samples: Samples,
         *,
-        pool: Literal["mean", "mean_std", "class", "tokens"] = "mean",
+        pool: Literal["mean", "mean_std", "class"] | None = None,
         batch_size: int = 64,
-    ) -> Float[Tensor, "B F"] | dict[str, StreamLatents]:
+    ) -> Features | Float[Tensor, "B F"]:
         """Features of samples, in their order; float32, on the host, without gradient.
 
         A sample is a dict with any of the run's streams, for example `{"text": "A wren.", "image": picture}`. Values:
-        text str; image PIL image, uint8 array (H W or H W C) or path; for any stream the bytes of a file, or a `Path`
-        to one. A stream that a sample lacks takes no part in its features. Pictures are cut to their centre square.
-        Text longer than the recipe's `max_length` is cut there, with a `CutWarning` that says how often.
+        text str; image PIL image or uint8 array (H W or H W C); sound (array of T, Hz); an ECG (T, C) or a dict of
+        leads; a laboratory table a dict of items; for any stream a `Path`, for any but text its str, or the bytes of a
+        file. A stream that a sample lacks takes no part in its features. Pictures are cut to their centre square. What
+        is longer than the recipe lets it be is cut there, with a `CutWarning` that says how often.
 
         Args:
-            samples: an iterable of dicts, read as it goes, or a collated `mmpt.tokens.Batch`.
-            pool: `mean` over the observed tokens of all of a sample's streams, (B, D); where none is observed, as in
-                an empty text, over the valid ones. `mean_std`: their standard deviation behind it, (B, 2 D), what
-                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D). `tokens`: latents
-                (B, N, D) of every stream and which are valid.
+            samples: one dict; an iterable of them, read as it goes; or a collated `mmpt.tokens.Batch`.
+            pool: None gives `Features`: `pooled` (B, D), and of every stream the latents (B, N, D), which of them are
+                valid, the tokens' names and the stream's own mean. The others give one tensor and keep nothing else:
+                `mean` over the observed tokens of all of a sample's streams, (B, D); where none is observed, as in an
+                empty text, over the valid ones. `mean_std`: their standard deviation behind it, (B, 2 D), what
+                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D).
             batch_size: samples that go through the trunk at once.
 
         Raises:
             DataError: an unknown field, or a value that can't be read; gives the sample's number, counted from 0.
         """
-        if pool not in POOLS:
-            raise ValueError(f"pool: expected one of {', '.join(POOLS)}, got {pool!r}")
+        if pool is not None and pool not in POOLS:
+            raise ValueError(f"pool: expected None or one of {', '.join(POOLS)}, got {pool!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if isinstance(samples, Batch):
             numbers, parts = list(range(len(samples.uid))), [self._pooled(samples, pool)]
         else:
-            numbers, parts = self._encode_all(samples, pool, batch_size)
+            several = [samples] if isinstance(samples, Mapping) else samples
+            numbers, parts = self._encode_all(cast("Iterable[Mapping[str, Any]]", several), pool, batch_size)
         order = torch.tensor(numbers, dtype=torch.int64).argsort()
-        if pool == "tokens":
-            return {name: StreamLatents(*(t[order] for t in own)) for name, own in join(parts).items()}
+        if pool is None:
+            return join(parts, order, self.width)
         return torch.cat(parts)[order] if parts else torch.empty(0, self.width * (2 if pool == "mean_std" else 1))
 
     def _encode_all(
-        self, samples: Iterable[Mapping[str, Any]], pool: str, batch_size: int
+        self, samples: Iterable[Mapping[str, Any]], pool: str | None, batch_size: int
     ) -> tuple[list[int], list[Any]]:
-        if isinstance(samples, Mapping):
-            raise DataError("expected a list of samples, got a single one; put it in a list")
         numbers: list[int] = []
         parts: list[Any] = []
         cut = 0
@@ -217,20 +213,24 @@ class Encoder:
         return Batch(streams, uid, torch.zeros_like(uid), "encode", 0)
 
     @torch.no_grad()  # not inference_mode: a head may be trained on the features
-    def _pooled(self, batch: Batch, pool: str) -> Any:
+    def _pooled(self, batch: Batch, pool: str | None) -> Any:
         for name in batch.streams:
             if name not in self.modalities:
                 raise DataError(_unknown(name, self.modalities))
         contents = {name: _on(content, self.device) for name, content in batch.streams.items()}
         tokens = self.backbone(batch._replace(streams=contents, draw=batch.draw.to(self.device)))
         streams = {
-            name: StreamLatents(own.x.float(), contents[name].valid, contents[name].observed, contents[name].place)
+            name: TokenLatents(own.x.float(), contents[name].valid, contents[name].observed, contents[name].place)
             for name, own in tokens.items()
         }
-        pooled = POOLS[pool](streams)
-        if isinstance(pooled, Tensor):
-            return pooled.cpu()
-        return {name: StreamLatents(*(tensor.cpu() for tensor in own)) for name, own in pooled.items()}
+        if pool is not None:
+            return POOLS[pool](streams).cpu()
+        on_host = {name: TokenLatents(*(tensor.cpu() for tensor in own)) for name, own in streams.items()}
+        return describe(on_host, {name: self._names(name, batch.streams[name]) for name in streams})
+
+    def _names(self, stream: str, content: Content) -> list[list[str]]:
+        modality = self.modalities[stream]
+        return [modality.token_names(content, row) for row in range(len(content.valid))]
 
 
 def _unknown(name: Any, streams: Mapping[str, Modality]) -> str:

@@ -17,49 +17,116 @@ class StreamLatents(NamedTuple):
     valid: Bool[Tensor, "B N"]  # not padding, and not absent from the sample
     observed: Bool[Tensor, "B N"]  # valid, and neither a class nor a separator token
     place: Int[Tensor, "B N"]  # position inside the stream
+    names: list[list[str]]  # of every token of every sample, for people; empty for padding
+    pooled: Float[Tensor, "B D"]  # mean over the stream's observed tokens; NaN where a sample lacks the stream
 
 
-def mean_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B D"]:
+class Features(NamedTuple):
+    """Samples, encoded."""
+
+    pooled: Float[Tensor, "B D"]  # mean over the observed tokens of all of a sample's streams
+    streams: dict[str, StreamLatents]
+
+
+class TokenLatents(NamedTuple):
+    """What pooling looks at: the same as in `StreamLatents`."""
+
+    latents: Float[Tensor, "B N D"]
+    valid: Bool[Tensor, "B N"]
+    observed: Bool[Tensor, "B N"]
+    place: Int[Tensor, "B N"]
+
+
+def mean_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's observed tokens of all streams; over its valid ones where none is observed."""
-    latents, valid, observed, _ = (torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True))
-    return _mean(latents, torch.where(observed.any(dim=1, keepdim=True), observed, valid), "no tokens")
+    every = _side_by_side(streams)
+    pooled, counts = _mean(every.latents, _measured(every))
+    return _checked(pooled, counts, "no tokens")
 
 
-def mean_std_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B F"]:
+def mean_std_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B F"]:
     """Mean and standard deviation of the same tokens, side by side (F = 2 D): what a row holds and how it varies."""
     mean = mean_pool(streams)
     squares = {name: own._replace(latents=(own.latents - mean.unsqueeze(1)).square()) for name, own in streams.items()}
     return torch.cat([mean, mean_pool(squares).sqrt()], dim=1)
 
 
-def class_pool(streams: Mapping[str, StreamLatents]) -> Float[Tensor, "B D"]:
+def class_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's class tokens: those that open a stream and stand for no measurement."""
-    latents, valid, observed, place = (torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True))
-    return _mean(latents, valid & ~observed & (place == 0), "no class token")
+    every = _side_by_side(streams)
+    pooled, counts = _mean(every.latents, every.valid & ~every.observed & (every.place == 0))
+    return _checked(pooled, counts, "no class token")
 
 
-def _mean(latents: Float[Tensor, "B N D"], chosen: Bool[Tensor, "B N"], lack: str) -> Float[Tensor, "B D"]:
+def describe(streams: Mapping[str, TokenLatents], names: Mapping[str, list[list[str]]]) -> Features:
+    """The mean over all streams, and every stream with its own mean and the names of its tokens."""
+    own = {name: StreamLatents(*part, names[name], _stream_mean(part)) for name, part in streams.items()}
+    return Features(mean_pool(streams), own)
+
+
+def _stream_mean(part: TokenLatents) -> Float[Tensor, "B D"]:
+    pooled, counts = _mean(part.latents, _measured(part))
+    return torch.where(counts > 0, pooled, torch.nan)
+
+
+def _side_by_side(streams: Mapping[str, TokenLatents]) -> TokenLatents:
+    return TokenLatents(*(torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True)))
+
+
+def _measured(part: TokenLatents) -> Bool[Tensor, "B N"]:
+    """The observed tokens of a row, and all valid ones where none is."""
+    return torch.where(part.observed.any(dim=1, keepdim=True), part.observed, part.valid)
+
+
+def _mean(
+    latents: Float[Tensor, "B N D"], chosen: Bool[Tensor, "B N"]
+) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
     counts = chosen.sum(dim=1, keepdim=True)
+    return torch.where(chosen.unsqueeze(2), latents, 0.0).sum(dim=1) / counts.clamp(min=1), counts
+
+
+def _checked(pooled: Float[Tensor, "B D"], counts: Int[Tensor, "B 1"], lack: str) -> Float[Tensor, "B D"]:
     if not counts.all():
         raise DataError(f"row {int((counts == 0).nonzero()[0, 0])} of the batch has {lack}")
-    return torch.where(chosen.unsqueeze(2), latents, 0.0).sum(dim=1) / counts
+    return pooled
 
 
-def join(parts: Sequence[Mapping[str, StreamLatents]]) -> dict[str, StreamLatents]:
-    """Rows of several batches, padded to the longest; a stream that a batch lacks is all padding there."""
-    joined = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        shapes = [part[name].latents.shape for part in parts if name in part]
-        size, width = max(shape[1] for shape in shapes), shapes[0][2]
-        padded = [_padded(part, name, size, width) for part in parts]
-        joined[name] = StreamLatents(*(torch.cat(column) for column in zip(*padded, strict=True)))
-    return joined
+def join(parts: Sequence[Features], order: Int[Tensor, " B"], width: int) -> Features:
+    """Rows of several batches in another order, padded to the longest; what a batch lacks is all padding there."""
+    if not parts:
+        return Features(torch.empty(0, width), {})
+    names = dict.fromkeys(name for part in parts for name in part.streams)
+    streams = {name: _joined(_padded(parts, name), order) for name in names}
+    return Features(torch.cat([part.pooled for part in parts])[order], streams)
 
 
-def _padded(part: Mapping[str, StreamLatents], name: str, size: int, width: int) -> StreamLatents:
-    rows = len(next(iter(part.values())).valid)
-    no = torch.zeros(rows, size, dtype=torch.bool)
-    wide = StreamLatents(torch.zeros(rows, size, width), no, no.clone(), torch.zeros_like(no, dtype=torch.int64))
-    for whole, own in zip(wide, part.get(name, ()), strict=False):
-        whole[:, : own.shape[1]] = own
-    return wide
+def _joined(parts: Sequence[StreamLatents], order: Int[Tensor, " B"]) -> StreamLatents:
+    columns = {
+        column: torch.cat([getattr(part, column) for part in parts])[order]
+        for column in StreamLatents._fields
+        if column != "names"
+    }
+    names = [row for part in parts for row in part.names]
+    return StreamLatents(**columns, names=[names[number] for number in order.tolist()])
+
+
+def _padded(parts: Sequence[Features], name: str) -> list[StreamLatents]:
+    """One stream of every batch, all of one length."""
+    size = max(part.streams[name].valid.shape[1] for part in parts if name in part.streams)
+    padded = []
+    for part in parts:
+        rows, width = part.pooled.shape
+        no = torch.zeros(rows, size, dtype=torch.bool)
+        wide = TokenLatents(torch.zeros(rows, size, width), no, no.clone(), torch.zeros_like(no, dtype=torch.int64))
+        own, names, pooled = (
+            part.streams.get(name),
+            [[""] * size for _ in range(rows)],
+            torch.full_like(part.pooled, torch.nan),
+        )
+        if own:
+            for whole, short in zip(wide, own[:4], strict=True):
+                whole[:, : own.valid.shape[1]] = short
+            names = [row + [""] * (size - len(row)) for row in own.names]
+            pooled = own.pooled
+        padded.append(StreamLatents(*wide, names, pooled))
+    return padded

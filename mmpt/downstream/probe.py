@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.downstream.baselines import BASELINES, Baseline
-from mmpt.downstream.classify import Bootstrap, Fold, grouped_folds, linear_probe, neighbour_probe
+from mmpt.downstream.baselines import Baseline, baseline_of
+from mmpt.downstream.classify import SCORES, Bootstrap, Fold, grouped_folds, linear_probe, neighbour_probe
 from mmpt.downstream.encoder import CutWarning, Encoder, load
 from mmpt.downstream.labelled import VALIDATION, Labelled, find_labelled
 from mmpt.downstream.result import Interval, ProbeResult, ProbeRow
@@ -29,6 +29,7 @@ def probe(
     label: str,
     streams: Sequence[str] | None = None,
     splits: tuple[str, str] = ("train", "test"),
+    score: str = "accuracy",
     untrained: bool = True,
     max_samples: int | None = None,
     skip_unlabelled: bool = False,
@@ -47,6 +48,8 @@ def probe(
         label: the key.
         streams: to make features from; by default all of the run's that the data set has, in one sequence.
         splits: to fit on, and to be judged by.
+        score: by which strength and k are chosen and the gain is told: `accuracy`, `balanced` (mean over classes) or
+            `macro_f1`, for classes of very different sizes.
         untrained: whether to probe the encoder as it was before training, too.
         max_samples: of every split, drawn by `seed`; None takes all.
         skip_unlabelled: leave samples without the label out, and say so, instead of refusing.
@@ -58,6 +61,8 @@ def probe(
         DataError: no such label, one missing from some samples, groups in two splits, or too many unreadable samples.
         CheckpointError: not a run folder, or no checkpoint of that step.
     """
+    if score not in SCORES:
+        raise DataError(f"score: expected one of {', '.join(SCORES)}, got '{score}'")
     encoders = {"pretrained": load(run, step=step)}
     if untrained:
         encoders["untrained"] = load(run, untrained=True)
@@ -68,7 +73,7 @@ def probe(
     )
     described = _describe(encoders, manifest, used, labelled, console)
     with threadpool_limits(limits=1):  # the fits are small: more threads only wait for one another
-        rows, gain, chosen_by = _judge(described, seed, console)
+        rows, gain, chosen_by = _judge(described, score, seed, console)
     samples, groups = _sizes(described.labelled)
     result = ProbeResult(
         run=str(run),
@@ -80,6 +85,7 @@ def probe(
         samples=samples,
         groups=groups,
         rows=rows,
+        score=score,
         gain=gain,
         chosen_by=chosen_by,
         notes=described.notes,
@@ -123,7 +129,8 @@ def _describe(
     console: Console | None,
 ) -> Described:
     reader = Reader(manifest, list(streams))
-    baselines = {name: BASELINES[kind] for name in streams if (kind := manifest.fields[name].kind) in BASELINES}
+    found = {name: baseline_of(manifest.fields[name]) for name in streams}
+    baselines = {name: baseline for name, baseline in found.items() if baseline}
     kept, raw, bad = _read_raw(reader, labelled.rows, baselines, console)
     labelled = labelled.only(kept)
     notes = [f"{labelled.unlabelled} samples without the label were left out"] if labelled.unlabelled else []
@@ -173,7 +180,7 @@ def _encoded(encoder: Encoder, samples: Iterable[Mapping[str, Any]]) -> tuple[np
 
 
 def _judge(
-    described: Described, seed: int, console: Console | None
+    described: Described, score: str, seed: int, console: Console | None
 ) -> tuple[tuple[ProbeRow, ...], Interval | None, str]:
     """Rows of the table, the gain over the untrained encoder, and what the settings were chosen by."""
     labelled = described.labelled
@@ -183,17 +190,16 @@ def _judge(
     rows, guesses = [], {}
     for name in _tracked(list(described.features), "probing", console):
         features = described.features[name]
-        linear = linear_probe(features, labels, folds, train, test)
-        near = neighbour_probe(features, labels, folds, train, test)
+        linear = linear_probe(features, labels, folds, train, test, SCORES[score])
+        near = neighbour_probe(features, labels, folds, train, test, SCORES[score])
         guesses[name] = linear.predicted
-        scores = (
-            score(probed.predicted) for probed in (linear, near) for score in (bootstrap.accuracy, bootstrap.balanced)
-        )
-        rows.append(ProbeRow(name, *scores, strength=linear.setting, neighbours=int(near.setting)))
+        found = [bootstrap.interval(probed.predicted, kind) for probed in (linear, near) for kind in SCORES]
+        rows.append(ProbeRow(name, *found, strength=linear.setting, neighbours=int(near.setting)))
     majority = np.full(len(test), np.bincount(labels[train]).argmax())
-    rows.append(ProbeRow("commonest class", bootstrap.accuracy(majority), bootstrap.balanced(majority)))
+    accuracy, balanced, macro_f1 = (bootstrap.interval(majority, kind) for kind in SCORES)
+    rows.append(ProbeRow("commonest class", accuracy, balanced, macro_f1))
     untrained = guesses.get("untrained")
-    gain = None if untrained is None else bootstrap.difference(guesses["pretrained"], untrained)
+    gain = None if untrained is None else bootstrap.difference(guesses["pretrained"], untrained, score)
     return tuple(rows), gain, chosen_by
 
 

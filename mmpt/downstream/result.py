@@ -4,12 +4,14 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+SCORE_NAMES = {"accuracy": "accuracy", "balanced": "balanced", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class ProbeRow:
 
     Args:
         name: of the features.
-        linear: accuracy of the linear probe. linear_balanced: mean accuracy over classes.
-        knn: accuracy of the nearest neighbours. knn_balanced: mean accuracy over classes.
+        linear: accuracy of the linear probe. linear_balanced: mean accuracy over classes. linear_f1: mean F1 over
+            classes (macro-F1).
+        knn, knn_balanced, knn_f1: the same of the nearest neighbours.
         strength: C of the logistic regression, and
         neighbours: k, both as chosen without the test split.
     """
@@ -39,10 +42,16 @@ class ProbeRow:
     name: str
     linear: Interval
     linear_balanced: Interval
+    linear_f1: Interval
     knn: Interval | None = None
     knn_balanced: Interval | None = None
-    strength: float | None = None
-    neighbours: int | None = None
+    knn_f1: Interval | None = None
+    strength: float | None = field(default=None, kw_only=True)
+    neighbours: int | None = field(default=None, kw_only=True)
+
+    def linear_score(self, name: str) -> Interval:
+        """Of the linear probe: `accuracy`, `balanced` or `macro_f1`."""
+        return {"accuracy": self.linear, "balanced": self.linear_balanced, "macro_f1": self.linear_f1}[name]
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,9 @@ class ProbeResult:
         streams: that the features were made from.
         classes: in order. samples, groups: how many, by purpose (`train`, `validation`, `test`).
         rows: pretrained, untrained, baselines.
-        gain: how much more often the linear probe is right than on the untrained encoder's features, paired.
-        chosen_by: what the settings were chosen by. notes: whatever else one should know. seed: of all draws.
+        score: that the settings were chosen by and the gain is in: `accuracy`, `balanced` or `macro_f1`.
+        gain: how much higher the linear probe's score is than on the untrained encoder's features, paired.
+        chosen_by: what the settings were judged on. notes: whatever else one should know. seed: of all draws.
     """
 
     run: str
@@ -67,6 +77,7 @@ class ProbeResult:
     samples: Mapping[str, int]
     groups: Mapping[str, int]
     rows: tuple[ProbeRow, ...]
+    score: str
     gain: Interval | None
     chosen_by: str
     notes: tuple[str, ...]
@@ -85,9 +96,9 @@ class ProbeResult:
     def table(self) -> Table:
         """For a terminal; narrow ones put the interval under the score."""
         title = Text(f"{self.label} of {self.data} from {' + '.join(self.streams)}")
-        table = Table("features", "linear", "linear, balanced", "kNN", "kNN, balanced", title=title)
+        table = Table("features", *(f"linear, {name}" for name in SCORE_NAMES.values()), "kNN, accuracy", title=title)
         for row in self.rows:
-            scores = (row.linear, row.linear_balanced, row.knn, row.knn_balanced)
+            scores = (row.linear, row.linear_balanced, row.linear_f1, row.knn)
             table.add_row(*(Text("-" if cell is None else str(cell)) for cell in (row.name, *scores)))
         table.caption = Text(self.caption(), justify="left")
         return table
@@ -97,13 +108,13 @@ class ProbeResult:
         sizes = ", ".join(f"{count} {part} ({self.groups[part]} groups)" for part, count in self.samples.items())
         lines = [
             f"{len(self.classes)} classes; samples: {sizes}",
-            f"accuracy on test, 95 % interval by resampling groups; settings chosen by {self.chosen_by}",
+            f"accuracy, balanced accuracy and macro-F1 on test, 95 % interval by resampling groups; settings chosen by "
+            f"{SCORE_NAMES[self.score]} on {self.chosen_by}",
             "encoder features: mean and standard deviation over a sample's tokens",
         ]
         if self.gain:
-            lines.append(
-                f"linear accuracy over untrained: {self.gain.value:+.3f}, {self.gain.low:+.3f} to {self.gain.high:+.3f}"
-            )
+            value, low, high = (f"{number:+.3f}" for number in (self.gain.value, self.gain.low, self.gain.high))
+            lines.append(f"linear {SCORE_NAMES[self.score]} over untrained: {value}, {low} to {high}")
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@ import io
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def test_features_are_float32_on_the_host_one_row_a_sample(encoder):
-    features = encoder.encode(samples(5))
+    features = encoder.encode(samples(5)).pooled
     assert features.shape == (5, encoder.width)
     assert (features.dtype, features.device.type, features.requires_grad) == (torch.float32, "cpu", False)
     assert not features.is_inference()  # a head may be trained on them
@@ -46,29 +47,30 @@ def test_a_sample_alone_is_encoded_as_among_longer_ones(encoder, pool):
 
 def test_order_is_kept_whatever_the_batch_size(encoder):
     given = samples(20)
-    assert close(encoder.encode(given), encoder.encode(given, batch_size=1))
-    assert close(encoder.encode(given).flip(0), encoder.encode(reversed(given), batch_size=7))
+    pooled = encoder.encode(given).pooled
+    assert close(pooled, encoder.encode(given, batch_size=1).pooled)
+    assert close(pooled.flip(0), encoder.encode(reversed(given), batch_size=7).pooled)
 
 
 def test_the_recipe_s_dropped_paths_and_augmentation_are_off(encoder):
     assert encoder.recipe.trunk.settings["drop_path"] > 0
     assert encoder.recipe.streams["image"].settings["flip"]
-    assert torch.equal(encoder.encode(samples(8)), encoder.encode(samples(8)))
+    assert torch.equal(encoder.encode(samples(8), pool="mean"), encoder.encode(samples(8), pool="mean"))
 
 
 def test_a_missing_stream_takes_no_part(encoder):
     both, text, image = samples(1)[0], {"text": samples(1)[0]["text"]}, {"image": samples(1)[0]["image"]}
-    features = encoder.encode([text, both, image])
-    assert close(features[0], encoder.encode([text])[0])
-    assert close(features[2], encoder.encode([image])[0])
+    features = encoder.encode([text, both, image]).pooled
+    assert close(features[0], encoder.encode(text).pooled[0])
+    assert close(features[2], encoder.encode(image).pooled[0])
     assert not close(features[0], features[1])
     assert not close(features[2], features[1])
 
 
 def test_the_mean_is_over_the_observed_tokens_of_all_streams(encoder):
     given = samples(3)
-    tokens = encoder.encode(given, pool="tokens")
-    features = encoder.encode(given)
+    features, tokens = encoder.encode(given)
+    assert close(features, encoder.encode(given, pool="mean"))
     for number in range(3):
         shown = torch.cat([own.latents[number][own.observed[number]] for own in tokens.values()])
         assert close(shown.mean(dim=0), features[number])
@@ -78,7 +80,7 @@ def test_the_mean_is_over_the_observed_tokens_of_all_streams(encoder):
 
 def test_tokens_keep_order_and_pad_what_is_absent(encoder):
     given = [{"text": prose(0, 1, words=9)}, {"image": picture(0, 0)}, {"text": "wave"}]
-    tokens = encoder.encode(given, pool="tokens", batch_size=1)
+    tokens = encoder.encode(given, batch_size=1).streams
     assert set(tokens) == {"text", "image"}
     assert tokens["image"].valid.any(dim=1).tolist() == [False, True, False]
     assert tokens["image"].latents.shape == (3, 17, encoder.width)
@@ -86,20 +88,31 @@ def test_tokens_keep_order_and_pad_what_is_absent(encoder):
     assert counts[0] > counts[2] > counts[1] == 0
     assert close(
         tokens["text"].latents[2, : counts[2]],
-        encoder.encode([given[2]], pool="tokens")["text"].latents[0, : counts[2]],
+        encoder.encode(given[2]).streams["text"].latents[0, : counts[2]],
     )
 
 
 def test_an_empty_text_has_features_too(encoder):
-    assert encoder.encode([{"text": ""}, {"text": "wave"}]).isfinite().all()
+    features = encoder.encode([{"text": ""}, {"text": "wave"}])
+    assert features.pooled.isfinite().all()
+    assert close(features.streams["text"].pooled, features.pooled)
 
 
 def test_long_text_is_cut_and_it_is_said(encoder):
     long = prose(0, 3, words=60)
     with pytest.warns(CutWarning, match=r"1 of 2 samples were cut, .* \(text 22, image 1\)"):
-        features = encoder.encode([{"text": long}, {"text": "wave"}])
+        features = encoder.encode([{"text": long}, {"text": "wave"}]).pooled
     with pytest.warns(CutWarning):
-        assert close(features[0], encoder.encode([{"text": long + " something else"}])[0])
+        assert close(features[0], encoder.encode({"text": long + " something else"}).pooled[0])
+
+
+def test_text_of_just_the_limit_is_not_cut(encoder):
+    text, words = encoder.modalities["text"], prose(0, 3, words=60).split()
+    count = max(n for n in range(61) if len(text.read(" ".join(words[:n]), 0, 1000, None)) <= 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = encoder.encode({"text": " ".join(words[:count])}).streams["text"].names[0]
+    assert sum(map(bool, names)) > 20
 
 
 def test_every_kind_of_picture_value_gives_the_same_features(encoder, tmp_path):
@@ -115,10 +128,12 @@ def test_every_kind_of_picture_value_gives_the_same_features(encoder, tmp_path):
         str(tmp_path / "own.png"),
         own.convert("RGBA"),
     ]
-    features = encoder.encode([{"image": value} for value in values])
+    features = encoder.encode([{"image": value} for value in values], pool="mean")
     assert close(features, features[:1].expand_as(features))
     grey = np.asarray(own.convert("L"))
-    features = encoder.encode([{"image": value} for value in (grey, grey[:, :, None], Image.fromarray(grey))])
+    features = encoder.encode(
+        ({"image": value} for value in (grey, grey[:, :, None], Image.fromarray(grey))), pool="mean"
+    )
     assert close(features, features[:1].expand_as(features))
 
 
@@ -128,18 +143,22 @@ def test_a_collated_batch_is_encoded_as_its_samples(encoder):
     rows = [[modalities["text"].read(text, 0, 22, None)] for text in texts]
     uid = torch.arange(3)
     batch = Batch({"text": modalities["text"].collate(rows, None)}, uid, uid, "mine", 0)
-    assert close(encoder.encode(batch), encoder.encode([{"text": text} for text in texts]))
+    one, other = encoder.encode(batch), encoder.encode([{"text": text} for text in texts])
+    assert close(one.pooled, other.pooled)
+    assert one.streams["text"].names == other.streams["text"].names
 
 
 def test_a_batch_of_the_loader_is_encoded(encoder):
     settings = encoder.recipe.data.sources["walks"]
     rows = Source("walks", 0, settings, encoder.modalities, 0).rows([0, 1, 2])
-    assert encoder.encode(Batch(rows.streams, rows.uid, rows.uid, "walks", 0)).shape == (3, encoder.width)
+    batch = Batch(rows.streams, rows.uid, rows.uid, "walks", 0)
+    assert encoder.encode(batch, pool="mean").shape == (3, encoder.width)
 
 
 def test_no_samples_give_no_features(encoder):
-    assert encoder.encode([]).shape == (0, encoder.width)
-    assert encoder.encode([], pool="tokens") == {}
+    nothing = encoder.encode([])
+    assert nothing.pooled.shape == encoder.encode([], pool="mean").shape == (0, encoder.width)
+    assert nothing.streams == {}
 
 
 @pytest.mark.parametrize(
@@ -174,10 +193,10 @@ def test_trained_and_untrained_differ_and_steps_can_be_chosen(run):
     given = samples(2)
     newest, first, fresh = mmpt.load(run), mmpt.load(run, step=1), mmpt.load(run, untrained=True)
     assert (newest.step, first.step, fresh.step) == (2, 1, None)
-    features = [encoder.encode(given) for encoder in (newest, first, fresh)]
+    features = [encoder.encode(given, pool="mean") for encoder in (newest, first, fresh)]
     assert not any(close(features[a], features[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
-    assert close(features[0], mmpt.load(run, step=2).encode(given))
-    assert close(features[2], mmpt.load(run, untrained=True).encode(given))
+    assert close(features[0], mmpt.load(run, step=2).encode(given).pooled)
+    assert close(features[2], mmpt.load(run, untrained=True).encode(given).pooled)
 
 
 def test_the_newest_whole_checkpoint_is_loaded(run, tmp_path):
@@ -213,24 +232,42 @@ def test_a_run_needs_neither_its_shards_nor_deepspeed(run, tmp_path):
     program = f"""
 import sys, mmpt
 encoder = mmpt.load({str(moved)!r})
-print(encoder.encode([{{"text": "wave"}}]).shape, "deepspeed" in sys.modules)
-try:
-    encoder.encode({{"text": "wave"}})
-except mmpt.DataError as error:
-    print(error)
+print(encoder.encode({{"text": "wave"}}).pooled.shape, "deepspeed" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
-        "torch.Size([1, 16]) False",
-        "expected a list of samples, got a single one; put it in a list",
-    ]
+    assert done.stdout.splitlines() == ["torch.Size([1, 16]) False"]
+
+
+def test_a_single_sample_is_a_list_of_one(encoder):
+    sample = samples(1)[0]
+    one, several = encoder.encode(sample), encoder.encode([sample])
+    assert torch.equal(one.pooled, several.pooled)
+    assert one.streams.keys() == several.streams.keys() == sample.keys()
+
+
+def test_every_token_has_a_name_and_padding_none(encoder):
+    given = [{"text": prose(0, 1, words=9)}, {"image": picture(0, 0)}, {"text": "wave"}]
+    tokens = encoder.encode(given, batch_size=1).streams
+    for own in tokens.values():
+        assert [[bool(name) for name in row] for row in own.names] == own.valid.tolist()
+    assert tokens["image"].names[1][:2] == ["class", "row 0 column 0"]
+    assert tokens["text"].names[2][0] == "<s>"
+
+
+def test_each_stream_has_a_mean_of_its_own_and_none_where_it_is_absent(encoder):
+    both, text = samples(1)[0], {"text": samples(1)[0]["text"]}
+    streams = encoder.encode([both, text], batch_size=1).streams
+    for row, own in ((0, streams["text"]), (0, streams["image"]), (1, streams["text"])):
+        assert close(own.latents[row][own.observed[row]].mean(dim=0), own.pooled[row])
+    assert streams["image"].pooled[1].isnan().all()
+    assert close(streams["text"].pooled[1], encoder.encode(text, pool="mean")[0])
 
 
 def test_mean_std_puts_the_deviation_of_the_same_tokens_behind_their_mean(encoder):
     samples = [{"text": "a wren in the hedge"}, {"text": "an owl"}]
-    tokens = encoder.encode(samples, pool="tokens")["text"]
+    tokens = encoder.encode(samples).streams["text"]
     features = encoder.encode(samples, pool="mean_std")
-    assert torch.allclose(features[:, : encoder.width], encoder.encode(samples), atol=1e-6)
+    assert torch.allclose(features[:, : encoder.width], encoder.encode(samples).pooled, atol=1e-6)
     for row in range(2):
         own = tokens.latents[row][tokens.observed[row]]
         assert torch.allclose(features[row, encoder.width :], own.std(dim=0, correction=0), atol=1e-5)
