@@ -4,17 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mmpt.cli_build import add_build, add_processes, add_split, add_tokenizer, summarise
 from mmpt.cli_training import add_training_verbs, add_verb
 from mmpt.errors import Interrupted, MmptError
 
-if TYPE_CHECKING:
-    from mmpt.data.manifest import Manifest
-
 USAGE, SAVED, INTERRUPTED, PROBLEMS = 2, 3, 130, 1
-SHOWN_REASONS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,40 +67,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`mmpt build text|images`."""
-    build = verbs.add_parser("build", help="turn raw files into shards with a manifest")
-    kinds = build.add_subparsers(title="kinds", metavar="KIND", required=True)
-    text = add_verb(
-        kinds,
-        "text",
-        "documents from folders, .txt, .md, .jsonl(.gz) and .csv files",
-        "mmpt build text books/ notes.jsonl.gz --out shards/text --vocabulary 16000",
-    )
-    text.add_argument("sources", nargs="+", metavar="SRC", help="folder (a .txt or .md file is a document), or file")
-    text.add_argument("--text-key", default="text", help="the document in a JSON line or table row (default: text)")
-    text.add_argument("--label-key", default="label", help="its label (default: label)")
-    text.add_argument("--group-key", default="group", help="what keeps documents in one split (default: group)")
-    _add_building(text)
-    text.set_defaults(run=run_build_text)
-    images = add_verb(
-        kinds,
-        "images",
-        "a folder or .zip of png, jpg and webp pictures",
-        "mmpt build images photos/ --out shards/photos --captions photos.csv --labels photos.csv --size 256",
-    )
-    images.add_argument("source", metavar="SRC", help="folder (searched to the bottom) or .zip")
-    images.add_argument("--captions", metavar="FILE", help=".csv or .jsonl with columns file, caption (and group)")
-    images.add_argument(
-        "--labels", metavar="FILE", help=".csv or .jsonl with columns file, label (and group); may be the same"
-    )
-    images.add_argument(
-        "--size", type=int, help="shrink the shorter side to so many pixels (default: keep the files' bytes)"
-    )
-    _add_building(images)
-    images.set_defaults(run=run_build_images)
-
-
 def add_index(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`mmpt index`."""
     index = add_verb(
@@ -123,8 +84,8 @@ def add_index(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="declare a field; may be repeated (default: found out from the plain endings)",
     )
     index.add_argument("--group-key", default="group", help="key in the JSON member that keeps samples in one split")
-    _add_tokenizer(index)
-    _add_split(index)
+    add_tokenizer(index)
+    add_split(index)
     index.set_defaults(run=run_index)
 
 
@@ -141,50 +102,8 @@ def add_inspect(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     inspect.add_argument(
         "--contact-sheet", metavar="PNG", help="write a sheet of pictures, evenly spread over the data set"
     )
-    _add_processes(inspect)
+    add_processes(inspect)
     inspect.set_defaults(run=run_inspect)
-
-
-def run_build_text(arguments: argparse.Namespace) -> int:
-    """Handler of `build text`."""
-    from mmpt.data.builders.text import build_text
-
-    manifest = build_text(
-        arguments.sources,
-        arguments.out,
-        text_key=arguments.text_key,
-        label_key=arguments.label_key,
-        group_key=arguments.group_key,
-        samples_per_shard=arguments.samples_per_shard,
-        tokenizer=arguments.tokenizer,
-        vocabulary=arguments.vocabulary,
-        algorithm=arguments.algorithm,
-        split=tuple(arguments.split),
-        processes=arguments.processes,
-        progress=True,
-    )
-    return _summarise(manifest)
-
-
-def run_build_images(arguments: argparse.Namespace) -> int:
-    """Handler of `build images`."""
-    from mmpt.data.builders.images import build_images
-
-    manifest = build_images(
-        arguments.source,
-        arguments.out,
-        captions=arguments.captions,
-        labels=arguments.labels,
-        size=arguments.size,
-        samples_per_shard=arguments.samples_per_shard,
-        tokenizer=arguments.tokenizer,
-        vocabulary=arguments.vocabulary,
-        algorithm=arguments.algorithm,
-        split=tuple(arguments.split),
-        processes=arguments.processes,
-        progress=True,
-    )
-    return _summarise(manifest)
 
 
 def run_index(arguments: argparse.Namespace) -> int:
@@ -202,7 +121,7 @@ def run_index(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         progress=True,
     )
-    return _summarise(manifest)
+    return summarise(manifest)
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
@@ -220,40 +139,6 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     return PROBLEMS if inspection.problems else 0
 
 
-def _add_building(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--out", required=True, metavar="DIR", help="new or empty folder; a half-built one is finished")
-    verb.add_argument("--samples-per-shard", type=int, default=1000, help="inputs a tar at most (default: 1000)")
-    _add_tokenizer(verb)
-    _add_split(verb)
-
-
-def _add_tokenizer(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--tokenizer", metavar="DIR", help="a local transformers tokenizer folder (default: train one)")
-    verb.add_argument("--vocabulary", type=int, default=8192, help="size of a trained tokenizer (default: 8192)")
-    verb.add_argument(
-        "--algorithm", choices=("bpe", "wordpiece"), default="bpe", help="of a trained one (default: bpe)"
-    )
-
-
-def _add_split(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--split",
-        nargs=3,
-        type=float,
-        default=(0.8, 0.1, 0.1),
-        metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="shares among groups (default: 0.8 0.1 0.1)",
-    )
-    _add_processes(verb)
-
-
-def _add_processes(verb: argparse.ArgumentParser) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    verb.add_argument(
-        "--processes", type=int, default=cores, help=f"how many work; the result is the same (default: {cores})"
-    )
-
-
 def _fields(declared: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
     from mmpt.errors import DataError
 
@@ -264,26 +149,3 @@ def _fields(declared: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
             raise DataError(f"--field {entry}: expected NAME=ENDING, for example image=jpg")
         fields[name] = tuple(ending.strip().lstrip(".").lower() for ending in endings.split(","))
     return fields or None
-
-
-def _summarise(manifest: "Manifest") -> int:
-    """What came out, on stdout: folder, samples a split, bytes, and what was left out."""
-    counts = ", ".join(f"{name} {count}" for name, count in manifest.statistics["splits"].items())
-    size = sum(shard.size for shard in manifest.shards)
-    lines = [
-        f"{manifest.folder}: {len(manifest)} samples ({counts}) in {len(manifest.shards)} tars, {size / 1e6:.1f} MB"
-    ]
-    for name, own in manifest.fields.items():
-        if "vocabulary" in own.facts:
-            length = manifest.statistics[name]["length"]
-            lines.append(f"{name}: {length['total']} tokens of a vocabulary of {own.facts['vocabulary']}")
-    if rejected := manifest.statistics["rejected"]:
-        first = [f"  {entry['input']}: {entry['reason']}" for entry in manifest.rejected[:SHOWN_REASONS]]
-        where = Path(manifest.folder) / "manifest.json"
-        lines += [
-            f"left out: {rejected}",
-            *first,
-            *([f"  ... see 'rejected' in {where}"] if rejected > SHOWN_REASONS else []),
-        ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 0

@@ -16,7 +16,9 @@ from mmpt.data.building import assemble
 from mmpt.data.decode import decode
 from mmpt.data.encode import measure
 from mmpt.data.grouping import Sample, endings_of, group_members, split_name
+from mmpt.data.halves import find_halves
 from mmpt.data.manifest import Manifest, Shard, load_manifest, save_manifest, sha256_of
+from mmpt.data.rates import settle_rates
 from mmpt.data.schema import KINDS, REFUSED, Field, declare
 from mmpt.data.shard import Part
 from mmpt.data.split import Shares, check_shares, split_of
@@ -90,8 +92,11 @@ def index_folder(
         for part in run_tasks(index_tar, tasks, processes):
             parts.append(part)
             shown.advance()
-    origin = {"builder": "index", "group_key": group_key, "split": list(shares)}
-    statistics = {"image": picture_statistics(parts)} if "image" in declared else {}
+    declared = settle_rates(parts, declared)
+    origin: dict[str, Any] = {"builder": "index", "group_key": group_key, "split": list(shares)}
+    statistics: dict[str, Any] = {"image": picture_statistics(parts)} if "image" in declared else {}
+    if halves := find_halves(parts, declared):
+        origin["halves"] = halves
     # found out before a tokenizer is trained: nothing good means nothing written
     assemble(folder, declared, parts, statistics=statistics, rejected=Part(), origin=origin)
     for name, own in declared.items():
@@ -196,6 +201,8 @@ def _check_sample(sample: Sample, task: IndexTask, file: Any, part: Part) -> Non
             raise DataError(f"member '{member.name}': {error}") from error
         row |= {f"{name}.offset": member.offset, f"{name}.size": member.size, f"{name}.crc32": zlib.crc32(data)}
         row[f"{name}.length"] = measure(task.fields[name], value, None)
+        if task.fields[name].kind == "audio":
+            row[f"{name}.rate"] = value[1]
         if isinstance(value, dict) and value.get(task.group_key) not in (None, ""):
             row["group"] = str(value[task.group_key])
         if isinstance(value, Image.Image):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +28,15 @@ def _balanced(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([np.mean(predicted[labels == name] == name) for name in np.unique(labels)]))
 
 
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over classes of F1."""
+    return float(f1_score(labels, predicted, average="macro"))
+
+
 SCORES: dict[str, Score] = {
     "accuracy": accuracy_score,
     "balanced": _balanced,
-    "macro_f1": partial(f1_score, average="macro", zero_division=0),
+    "macro_f1": _macro_f1,
 }
 
 Fold = tuple[np.ndarray, np.ndarray]  # rows to fit on, rows to judge by
@@ -88,7 +92,7 @@ def _linear_scores(
     scores = []
     for strength in STRENGTHS:
         _fit(model.set_params(C=strength), scaled, labels[fit])
-        scores.append(float(score(labels[judge], model.predict(judged))))
+        scores.append(float(score(labels[judge], np.asarray(model.predict(judged)))))
     return scores
 
 

@@ -1,8 +1,11 @@
+import io
 import json
 import pickle
 import tarfile
 
+import numpy as np
 import pytest
+import soundfile
 
 from mmpt.cli import main
 from mmpt.data.builders.text import build_text
@@ -232,3 +235,37 @@ def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
     assert "a.tar: 0.pkl: .pkl members hold pickled objects" in capsys.readouterr().out
     assert main(["index", str(tmp_path), "--field", "image"]) == 2
     assert "expected NAME=ENDING" in capsys.readouterr().err
+
+
+def sound(rate, seconds=0.2):
+    file = io.BytesIO()
+    tone = np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)
+    soundfile.write(file, tone, rate, format="FLAC")
+    return file.getvalue()
+
+
+def test_recordings_of_another_rate_are_left_out_by_name(tmp_path):
+    data = [(f"{i}.flac", sound(16000 if i == 3 else 8000)) for i in range(6)]
+    write_tar(tmp_path / "a.tar", data)
+    manifest = index_folder(tmp_path, fields={"speech": "flac"})
+    assert manifest.fields["speech"].facts == {"sample_rate": 8000}
+    assert manifest.column("key").tolist() == ["0", "1", "2", "4", "5"]
+    assert manifest.shards[0].samples == 5
+    assert manifest.lengths("speech").tolist() == [1600] * 5
+    assert rejected(manifest) == {
+        "a.tar: 3": "sampled at 16000 Hz, most others at 8000 Hz; resample it, or index it apart"
+    }
+
+
+def test_a_pair_that_is_torn_apart_is_named_and_stays_two_samples(tmp_path, capsys):
+    write_tar(
+        tmp_path / "a.tar", [*sample("x"), ("bird.jpg", picture_bytes(1, "JPEG")), ("0.jpg", picture_bytes(2, "JPEG"))]
+    )
+    write_tar(tmp_path / "b.tar", [("bird.txt", b"a wren"), ("0.jpg", picture_bytes(3, "JPEG")), ("0.txt", b"a tit")])
+    assert main(["index", str(tmp_path), "--vocabulary", "300", "--split", "1", "0", "0"]) == 0
+    said = (
+        "sample bird: image in a.tar and text in b.tar; a pair has to lie in one tar, these stay samples of their own"
+    )
+    out = capsys.readouterr().out
+    assert f"torn apart: 1\n  {said}\n" in out
+    assert len(load_manifest(tmp_path)) == 5

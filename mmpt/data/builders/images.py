@@ -219,3 +219,9 @@ def picture_statistics(parts: Sequence[Part]) -> Mapping[str, Any]:
 def _files(records: Sequence[PictureRecord]) -> list[Path]:
     source = records[0].source
     return [source / record.name for record in records] if source.is_dir() else [source]
+
+
+def summary_lines(manifest: Manifest) -> list[str]:
+    """For people: the sizes of the pictures."""
+    own = manifest.statistics["image"]
+    return [f"{side} {own[side]['min']} to {own[side]['max']} pixels" for side in ("width", "height")]

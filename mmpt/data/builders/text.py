@@ -153,3 +153,9 @@ class TrainingTexts:
             if split_of(document.group, self._shares) == "train":
                 self.training += 1
                 yield document.text
+
+
+def summary_lines(manifest: Manifest) -> list[str]:
+    """For people: how long the documents are."""
+    length = manifest.statistics["text"]["length"]
+    return [f"documents of {length['min']} to {length['max']} tokens, median {length['median']}"]
