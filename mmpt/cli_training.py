@@ -59,7 +59,9 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     probe.set_defaults(run=run_probe)
 
-    report = add_verb(verbs, "report", "write report.html of a run, at any time", "mmpt report runs/quickstart")
+    report = add_verb(
+        verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/quickstart"
+    )
     report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     report.set_defaults(run=run_report)
 
@@ -136,7 +138,12 @@ def run_probe(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """`mmpt report`."""
+    from mmpt.downstream.summary import summary
     from mmpt.report import write_report
 
-    _console().print(f"report: {write_report(Path(arguments.run_folder))}", markup=False)
+    run, console = Path(arguments.run_folder), _console()
+    report = write_report(run)
+    if table := summary(run):
+        console.print(table)
+    console.print(f"report: {report}", markup=False)
     return 0

@@ -8,6 +8,7 @@ from walks import picture, prose, walk
 
 from mmpt.data.manifest import load_manifest, sample_table, save_manifest
 from mmpt.downstream.probe import probe
+from mmpt.downstream.summary import summary
 from mmpt.errors import CheckpointError, DataError
 
 
@@ -70,6 +71,17 @@ def test_the_table_reads_in_wide_and_narrow_terminals(found):
     page = io.StringIO()
     Console(width=60, file=page).print(found.table())
     assert f"{found.rows[0].linear.value:.3f}" in page.getvalue()
+
+
+def test_all_probes_of_a_run_stand_in_one_table(found, run, shards):
+    probe(run, shards, label="place", streams=["image"], score="macro_f1")
+    page = io.StringIO()
+    Console(width=140, file=page).print(summary(run))
+    lines = page.getvalue()
+    assert "image: place (2)" in lines
+    assert "macro-F1" in lines
+    assert f"{found.row('16 x 16 pixels of image').linear.value:.3f} 16 x 16 pixels of image" in lines
+    assert summary(shards) is None
 
 
 def test_one_stream_alone_and_a_cap_on_the_samples(run, shards):

@@ -1,0 +1,43 @@
+"""All probes of a run in one table: what pretraining brought, modality by modality."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mmpt.downstream.result import SCORE_NAMES
+
+KEYS = {"accuracy": "linear", "balanced": "linear_balanced", "macro_f1": "linear_f1"}
+OWN = ("pretrained", "untrained", "commonest class")
+
+
+def summary(run: Path) -> Table | None:
+    """A row a probe, by the score that it was made with; None where there is no probe yet."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("probe-*.json"))]
+    if not found:
+        return None
+    table = Table(title=Text(f"{run}: linear probes of frozen features, on test"))
+    for name in ("streams: label", "score", "pretrained", "untrained", "gain, 95 %", "classical", "commonest"):
+        table.add_column(name)
+    for probe in found:
+        table.add_row(*(Text(cell) for cell in _row(probe)))
+    return table
+
+
+def _row(probe: Mapping[str, Any]) -> list[str]:
+    key = KEYS[probe["score"]]
+    scores = {row["name"]: row[key]["value"] for row in probe["rows"]}
+    classical = [f"{value:.3f} {name}" for name, value in scores.items() if name not in OWN]
+    gain = probe["gain"]
+    return [
+        f"{' + '.join(probe['streams'])}: {probe['label']} ({len(probe['classes'])})",
+        SCORE_NAMES[probe["score"]],
+        f"{scores['pretrained']:.3f}",
+        f"{scores['untrained']:.3f}" if "untrained" in scores else "-",
+        f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "-",
+        "\n".join(classical) or "-",
+        f"{scores['commonest class']:.3f}",
+    ]
