@@ -72,6 +72,14 @@ class Raw(Modality):
     facts: Facts
     limit = 1
 
+    def convert(self, value: Any) -> Any:
+        """As it is."""
+        return value
+
+    def token_names(self, content: Content, row: int) -> list[str]:
+        """One token."""
+        return [self.kind]
+
     def pieces(self, length: int) -> list[tuple[int, int]]:
         """The whole."""
         return [(0, length)]

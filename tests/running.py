@@ -10,9 +10,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from mmpt.data.builders.images import build_images
 from mmpt.data.builders.text import build_text
 from mmpt.samples import FOLDER
+from mmpt.training.checkpoint import latest
 
 RECIPE = """
 streams:
@@ -130,3 +134,21 @@ def build_small_shards(folder: Path) -> Path:
         pictures, folder / "images", captions=table, labels=table, tokenizer=folder / "text" / "tokenizer", processes=1
     )
     return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Of the newest whole checkpoint."""
+    newest = latest(run / "checkpoints")
+    assert newest is not None
+    return load_file(newest / "model.safetensors")
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 2e-5) -> bool:
+    """All but the key biases: softmax ignores them, so their gradient is rounding noise that Adam makes large."""
+    for name, value in one.items():
+        difference = (value - other[name]).abs()
+        if name.endswith("qkv.bias"):
+            third = len(difference) // 3
+            difference = torch.cat([difference[:third], difference[2 * third :]])
+        assert difference.max() < tolerance, name
+    return True
