@@ -116,9 +116,16 @@ def _add_labs(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> a
     )
     labs.add_argument("source", metavar="TABLE", help=".csv(.gz), .tsv(.gz) or .parquet")
     labs.add_argument("--form", choices=("auto", "wide", "long"), default="auto", help="of the table (default: auto)")
-    labs.add_argument("--columns", nargs="+", metavar="NAME", help="laboratory items (default: all that are no key)")
-    labs.add_argument("--categorical", nargs="+", default=(), metavar="NAME", help="items whose values are names")
-    labs.add_argument("--units", metavar="FILE", help=".csv with columns column and unit")
+    labs.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="the lab columns, or items of the long form (default: all that are no key)",
+    )
+    labs.add_argument(
+        "--categorical", nargs="+", default=(), metavar="NAME", help="lab columns that hold categories, not numbers"
+    )
+    labs.add_argument("--units", metavar="FILE", help=".csv with columns column and unit, or .json or .yaml")
     labs.add_argument("--labels", nargs="+", default=(), metavar="NAME", help="other columns to keep as labels")
     for key, what in (
         ("id", "patient"),
@@ -129,13 +136,22 @@ def _add_labs(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> a
         ("value", "value"),
         ("unit", "unit"),
         ("time", "time"),
+        ("visit", "visit"),
     ):
         labs.add_argument(f"--{key}-key", default=what, metavar="NAME", help=f"the column (default: {what})")
     labs.add_argument(
-        "--aggregate", choices=("first", "last", "mean"), default="last", help="of repeated values (default: last)"
+        "--aggregate",
+        choices=("first", "last", "mean"),
+        default="last",
+        help="which of a sample's repeated values counts (default: last)",
     )
     labs.add_argument(
-        "--clip", nargs=2, type=float, default=(0.001, 0.999), metavar=("LOW", "HIGH"), help="quantiles to clip at"
+        "--clip",
+        nargs=2,
+        type=float,
+        default=(0.001, 0.999),
+        metavar=("LOW", "HIGH"),
+        help="clip values at these quantiles",
     )
     return labs
 
@@ -146,7 +162,7 @@ def run_build(arguments: argparse.Namespace) -> int:
     source, out = options.pop("source"), options.pop("out")
     module = import_module(f"mmpt.data.builders.{arguments.builder}")
     build = getattr(module, f"build_{arguments.builder}")
-    options["split"] = tuple(options["split"])
+    options |= {name: tuple(options[name]) for name in ("split", "clip") if name in options}
     manifest = build(source, out, **options, progress=True)
     return summarise(manifest, module.summary_lines(manifest))
 

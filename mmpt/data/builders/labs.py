@@ -1,0 +1,256 @@
+"""`mmpt build labs`: a laboratory table, wide or long, with notes and labels -> shards."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from mmpt.data.builders.cell_report import CellReport
+from mmpt.data.builders.cells import CellRules, check_rules, make_column
+from mmpt.data.builders.lab_records import LabRecord, LabRecords, TrainingNotes
+from mmpt.data.builders.lab_rows import Entries, Keys, Samples, long_entries, read_samples, wide_entries
+from mmpt.data.builders.parallel import Draft, build_shards, check_work
+from mmpt.data.builders.progress import Progress
+from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
+from mmpt.data.builders.text import token_statistics, token_sums
+from mmpt.data.building import Building
+from mmpt.data.encode import encode
+from mmpt.data.lab_table import LabTable, nearest, read_lab_table, read_names, read_units
+from mmpt.data.manifest import Manifest
+from mmpt.data.schema import Field, declare
+from mmpt.data.split import Shares, check_shares
+from mmpt.data.tokenizer import FOLDER, read_tokenizer, tokenizer_facts
+from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
+from mmpt.errors import DataError
+
+LABS = declare("labs", "labs.npy")
+TEXT = declare("text", "txt")
+LABELS = declare("labels", "json")
+FORMS = ("auto", "wide", "long")
+
+
+@dataclass(frozen=True)
+class LabMaker:
+    """Record -> sample, in any process; without notes there is no tokenizer folder."""
+
+    tokenizer_folder: Path | None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        return read_tokenizer(self.tokenizer_folder) if self.tokenizer_folder else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tokenizer_folder": self.tokenizer_folder}  # a tokenizer is quicker to read anew
+
+    def __call__(self, record: LabRecord) -> Draft:
+        if record.damage:
+            raise DataError(record.damage)
+        members, tally = {"labs": encode(LABS, record.cells)}, {}
+        if self.tokenizer and record.note:
+            members["text"] = encode(TEXT, record.note, self.tokenizer)
+            tally = token_sums(self.tokenizer, record.note)
+        if record.labels:
+            members["labels"] = encode(LABELS, record.labels)
+        return Draft(members, record.group, tally)
+
+
+def build_labs(
+    table: str | Path,
+    out: str | Path,
+    *,
+    form: str = "auto",
+    columns: Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    units: str | Path | Mapping[str, str | None] | None = None,
+    labels: Sequence[str] = (),
+    id_key: str = "patient",
+    visit_key: str = "visit",
+    group_key: str = "group",
+    label_key: str = "label",
+    note_key: str = "note",
+    item_key: str = "item",
+    value_key: str = "value",
+    unit_key: str = "unit",
+    time_key: str = "time",
+    aggregate: str = "last",
+    clip: tuple[float | int, float | int] = (0.001, 0.999),
+    tokenizer: str | Path | None = None,
+    vocabulary: int = 8192,
+    algorithm: str = "bpe",
+    processes: int = 1,
+    samples_per_shard: int = 1000,
+    shard_bytes: int = SHARD_BYTES,
+    split: Shares = DEFAULT_SHARES,
+    progress: bool = False,
+) -> Manifest:
+    """Build a laboratory data set; run again after a kill, it goes on where it stopped.
+
+    A cell that is empty or says NA, NaN, null or None is missing. One that holds no number (`pending`, a date, a bound
+    such as `<5`, an infinity) is left out and counted, its row stays; a column of the training split with more of those
+    than of numbers refuses the build. A sample without a value is kept if it has a note.
+
+    Args:
+        table: .csv(.gz), .tsv(.gz) or .parquet, read as a whole.
+        out: new or empty folder, or one that the same call left half-built.
+        form: `wide` (a sample a row, a lab a column), `long` (a cell a row; the rows of an id and visit are a sample),
+            or `auto` (long where there are columns `item` and `value`).
+        columns: the lab columns, or the items of the long form; None takes every column that is no key or label, or
+            every item by name.
+        categorical: those of them that hold categories: the training split's, others are left out. In the wide form a
+            column of at most 20 different words and no number is taken for one undeclared.
+        units: of columns, as a mapping or a .csv (columns `column`, `unit`), .json or .yaml file. In the long form the
+            unit that most cells of the training split have is the column's, if none is stated; cells in others are
+            left out.
+        labels: further columns for the `labels` field.
+        id_key: the patient; required by the long form.
+        visit_key: tells samples of a patient apart, in the long form.
+        group_key: what keeps samples in one split; without it the patient, without that every row.
+        label_key: becomes `label` in the `labels` field.
+        note_key: becomes the `text` field.
+        item_key: the lab's name, in the long form.
+        value_key: its value.
+        unit_key: the value's unit.
+        time_key: a number or ISO date that puts a sample's values in order; no lab in the wide form.
+        aggregate: which of several values of a sample counts: the `first`, the `mean` or the `last`.
+        clip: quantiles of the training split that mean and deviation are taken between.
+        tokenizer: for notes: a local transformers tokenizer folder; None trains one on the training split.
+        vocabulary: of a trained tokenizer.
+        algorithm: `bpe` or `wordpiece`.
+        processes: how many work; the result does not depend on it.
+        samples_per_shard: samples a shard at most, bad ones included.
+        shard_bytes: bytes of input a shard at most.
+        split: shares of train, validation and test among groups.
+        progress: say on stderr how far it is.
+
+    Raises:
+        DataError: table, settings or folder can't be used, or there is no good sample.
+    """
+    check_work((samples_per_shard, shard_bytes), processes)
+    path, shares, unit_of = Path(table), check_shares(split), read_units(units)
+    names = read_names(path)
+    asked = Keys(
+        id_key, visit_key, group_key, label_key, note_key, item_key, value_key, unit_key, time_key, tuple(labels)
+    )
+    keys = asked.within(path, names)
+    long = is_long(path, form, keys, asked)
+    rules = CellRules(not long, tuple(categorical), unit_of, aggregate, (float(clip[0]), float(clip[1])))
+    check_rules(rules)
+    report = CellReport(path)
+    records = read_records(path, names, columns, keys, rules, shares, report)
+    plan = {
+        "builder": "labs",
+        "table": str(table),
+        "form": "long" if long else "wide",
+        "columns": list(columns) if columns else None,
+        "cells": asdict(rules),
+        "keys": asdict(keys),
+        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
+        "limits": [samples_per_shard, shard_bytes],
+        "split": list(shares),
+        "inputs": input_marks([path]),
+    }
+    with Building(Path(out), plan) as building:
+        if building.complete:
+            return building.tidy()
+        folder = building.folder / FOLDER if records.noted else None
+        if folder and not folder.exists():
+            notes = TrainingNotes(records)
+            make_tokenizer(building, folder, notes, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        with Progress("samples", len(records), shown=progress) as shown:
+            parts = build_shards(
+                building,
+                records,
+                LabMaker(folder),
+                limits=(samples_per_shard, shard_bytes),
+                shares=shares,
+                processes=processes,
+                progress=shown,
+            )
+        statistics = {"labs": records.statistics(report), "text": token_statistics(parts)}
+        return finish(building, lab_fields(records, folder), parts, statistics, report.part)
+
+
+def is_long(path: Path, form: str, keys: Keys, asked: Keys) -> bool:
+    """Whether a row is a cell; raises DataError for a form that the table does not have."""
+    if form not in FORMS:
+        raise DataError(f"form is {', '.join(FORMS)}, got '{form}'")
+    if form == "wide" or (form == "auto" and not (keys.item and keys.value)):
+        return False
+    needed = {"id": keys.id, "item": keys.item, "value": keys.value}
+    absent = [f"'{getattr(asked, name)}'" for name, there in needed.items() if not there]
+    if absent:
+        raise DataError(f"{path}: the long form needs a column {' and '.join(absent)}; name it with the keys")
+    return True
+
+
+def read_records(
+    path: Path,
+    names: Sequence[str],
+    columns: Sequence[str] | None,
+    keys: Keys,
+    rules: CellRules,
+    shares: Shares,
+    report: CellReport,
+) -> LabRecords:
+    """The table's samples; raises DataError where no column can be used."""
+    beside = keys.of_sample()
+    labs = list(dict.fromkeys(columns or (name for name in names if name not in (*beside, keys.time))))
+    if rules.wide:
+        _check_columns(path, names, labs, beside, rules)
+    of_cells = labs if rules.wide else keys.of_cell(rules.aggregate)
+    table = read_lab_table(path, names, list(dict.fromkeys([*beside, *of_cells])), report.part)
+    samples = read_samples(table, keys, report, long=not rules.wide)
+    entries = wide_entries(table, labs) if rules.wide else _item_entries(table, samples, columns, rules, report)
+    training = samples.training(shares)
+    made = [make_column(own, table, training, rules, report) for own in entries]
+    report.refuse_unreadable()
+    if not (good := [column for column in made if column]):
+        raise DataError(f"{path}: none of {len(made)} lab columns has a value in the training split")
+    return LabRecords(samples, good, training)
+
+
+def lab_fields(records: LabRecords, tokenizer_folder: Path | None) -> dict[str, Field]:
+    """The schema."""
+    facts = {"columns": [column.facts for column in records.columns]}
+    fields = {"labs": Field("labs", LABS.kind, LABS.members, facts), "labels": LABELS}
+    if tokenizer_folder:
+        fields["text"] = Field("text", TEXT.kind, TEXT.members, tokenizer_facts(tokenizer_folder))
+    return fields
+
+
+def summary_lines(manifest: Manifest) -> list[str]:
+    """A line a column: name, unit, how often it was measured, and its mean and deviation or its categories."""
+    statistics = manifest.statistics["labs"]
+    lines = []
+    for facts, own in zip(manifest.fields["labs"].facts["columns"], statistics["columns"], strict=True):
+        name = facts["name"] + (f" [{facts['unit']}]" if facts["unit"] else "")
+        if facts["kind"] == "numeric":
+            values = f"{own['mean']:.4g} ± {own['std']:.4g}"
+        else:
+            shares = zip(facts["categories"], own["counts"], strict=True)
+            values = ", ".join(f"{category} {count / own['count']:.1%}" for category, count in shares)
+        lines.append(f"{name}: in {own['observed']:.1%} of the training samples, {values}")
+    return lines
+
+
+def _check_columns(
+    path: Path, names: Sequence[str], labs: Sequence[str], beside: Sequence[str], rules: CellRules
+) -> None:
+    nearest(path, labs, names, "column")
+    nearest(path, rules.units, names, "column for a unit")
+    nearest(path, rules.categorical, labs, "lab column")
+    if both := [name for name in labs if name in beside]:
+        raise DataError(f"{path}: column '{both[0]}' is named as a lab and as a key or label; it can be one of them")
+
+
+def _item_entries(
+    table: LabTable, samples: Samples, columns: Sequence[str] | None, rules: CellRules, report: CellReport
+) -> Iterable[Entries]:
+    items = table.coded(samples.keys.item)
+    labs = list(dict.fromkeys(columns or sorted(items.texts)))
+    nearest(table.path, (*labs, *rules.units), items.texts, f"{samples.keys.item}")
+    nearest(table.path, rules.categorical, labs, "lab column")
+    return long_entries(samples, items, labs, rules.aggregate, report)
