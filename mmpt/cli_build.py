@@ -67,7 +67,7 @@ def _add_speech(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     speech = add_verb(
         kinds,
         "speech",
-        "a folder or .zip of wav, flac, ogg and mp3 recordings",
+        "a folder or .zip of wav, flac, ogg, opus and mp3 recordings",
         "mmpt build speech recordings/ --out shards/speech --transcripts clips.csv --sample-rate 16000",
     )
     speech.add_argument("source", metavar="SRC", help="folder (searched to the bottom) or .zip")
@@ -81,7 +81,7 @@ def _add_speech(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--sample-rate", type=int, metavar="HZ", help="resample to this rate (default: the first file's)"
     )
     speech.add_argument(
-        "--max-seconds", type=float, metavar="S", help="cut longer recordings into pieces (default: never)"
+        "--max-seconds", type=float, metavar="S", help="cut longer ones at quiet places; with a transcript: leave out"
     )
     speech.add_argument("--storage", choices=("flac", "wav"), default="flac", help="of the members (default: flac)")
     return speech

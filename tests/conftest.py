@@ -14,6 +14,9 @@ from mmpt.encoders.text import Text
 from mmpt.model import Backbone
 from mmpt.tokens import Batch
 from mmpt.trunk import Trunk
+from tests.encoders.ecg_material import ecg_modalities, ecg_values
+from tests.encoders.labs_material import labs_modality, labs_values
+from tests.encoders.speech_material import speech_modalities, speech_values
 
 torch.set_num_threads(1)
 
@@ -64,9 +67,11 @@ def image(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def modalities(text, image):
+def modalities(text, image, tmp_path_factory):
     """Every modality, by the name of its file; a new one joins here and in `values`."""
-    return {"text": text, "image": image}
+    folder = tmp_path_factory.mktemp("facts")
+    others = {"labs": labs_modality(folder), **ecg_modalities(folder), **speech_modalities(folder)}
+    return {"text": text, "image": image, **others}
 
 
 def picture(number):
@@ -77,17 +82,18 @@ def picture(number):
 
 @pytest.fixture(scope="session")
 def values():
-    """Decoded fields by kind, and their length in the field's units, as a data set would give them."""
+    """Decoded fields by modality, as a data set would give them."""
     texts = [*SENTENCES, "A </s> or a <mask> that stands in a document is text like any other."]
-    return {"text": texts, "image": [picture(number) for number in range(8)]}
+    pictures = [picture(number) for number in range(8)]
+    ecg, speech = ecg_values(), speech_values()
+    signals = {"ecg": ecg, "ecg_stem": ecg, "speech": speech, "speech_mel": speech}
+    return {"text": texts, "image": pictures, "labs": labs_values(), **signals}
 
 
 @pytest.fixture(scope="session")
 def documents(modalities, values):
     """`documents("text")`: what `read` makes of each value."""
-    return lambda name: [
-        modalities[name].read(value, 0, modalities[name].limit, None) for value in values[modalities[name].kind]
-    ]
+    return lambda name: [modalities[name].read(value, 0, modalities[name].limit, None) for value in values[name]]
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +120,8 @@ def full_contents(modalities, documents):
 
     def make(name):
         rows = documents(name)
+        if name.startswith(("ecg", "speech")):  # what stands first differs in length and leads
+            return modalities[name].collate([[row] for row in rows[4:]], None)
         shortest = min(map(len, rows))
         return modalities[name].collate(
             [[np.r_[row[: shortest - 1], row[-1:]]] for row in rows], shortest if name == "text" else None

@@ -99,3 +99,11 @@ def test_document_lengths_follow_the_stated_distribution(steps: ModuleType) -> N
     assert lengths.min() >= 8
     assert lengths.max() == sizes.longest
     assert np.median(lengths) == pytest.approx(sizes.median, rel=0.05)
+
+
+@pytest.mark.slow
+def test_peak_benchmark_prints_every_encoder_and_shares_that_make_a_whole() -> None:
+    rows = run("peak_share.py")
+    assert [row[0] for row in rows] == ["ecg", "ecg_stem", "labs"]
+    for row in rows:
+        assert sum(float(cell.rstrip("%")) for cell in row[5:]) == pytest.approx(100, abs=5)

@@ -110,7 +110,9 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
     try:
         return soundfile.read(io.BytesIO(data), dtype="float32")
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"undecodable sound ({error})") from error
+        # its own words alone: the full message has the address of our buffer
+        words = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        raise DataError(f"undecodable sound ({words})") from error
 
 
 DECODERS = {

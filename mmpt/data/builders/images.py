@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from mmpt.data.builders.files import FileRecord, read_file, source_files
 from mmpt.data.builders.parallel import Draft, build_shards, check_work
-from mmpt.data.builders.pictures import PictureRecord, picture_records, read_picture
+from mmpt.data.builders.pictures import picture_records
 from mmpt.data.builders.progress import Progress
 from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
 from mmpt.data.building import Building
@@ -51,8 +52,8 @@ class PictureMaker:
     def __getstate__(self) -> dict[str, Any]:
         return {"size": self.size, "tokenizer_folder": self.tokenizer_folder}
 
-    def __call__(self, record: PictureRecord) -> Draft:
-        data = read_picture(record)
+    def __call__(self, record: FileRecord) -> Draft:
+        data = read_file(record)
         picture, ending = open_picture(data)
         if self.size and min(picture.size) > self.size:
             picture = shrink(picture, self.size)
@@ -119,7 +120,7 @@ def build_images(
         "size": size,
         "limits": [samples_per_shard, shard_bytes],
         "split": list(shares),
-        "inputs": input_marks([*tables, *_files(records)]),
+        "inputs": input_marks([*tables, *source_files(records)]),
     }
     with Building(Path(out), plan) as building:
         if building.complete:
@@ -147,7 +148,7 @@ def build_images(
 class TrainingCaptions:
     """The captions of the training split, one by one."""
 
-    def __init__(self, records: Sequence[PictureRecord], shares: Shares) -> None:
+    def __init__(self, records: Sequence[FileRecord], shares: Shares) -> None:
         self.bad, self.good, self.training = Part(), 0, 0
         self._records, self._shares = records, shares
 
@@ -163,7 +164,7 @@ class TrainingCaptions:
             self.bad.reject("captions", "no picture has a caption")
 
 
-def labels_of(record: PictureRecord) -> dict[str, Any]:
+def labels_of(record: FileRecord) -> dict[str, Any]:
     """The file's name and the row's columns; without a label, the first sub-folder's name is one."""
     values = {key: value for key, value in record.row.items() if key not in ("caption", "group")}
     above = PurePosixPath(record.name).parts[:-1]
@@ -172,7 +173,7 @@ def labels_of(record: PictureRecord) -> dict[str, Any]:
     return {"file": record.name} | values
 
 
-def group_of(record: PictureRecord) -> str:
+def group_of(record: FileRecord) -> str:
     """What keeps pictures in one split."""
     group = record.row.get("group")
     return PurePosixPath(record.name).stem if group in BLANK else str(group)
@@ -214,11 +215,6 @@ def picture_statistics(parts: Sequence[Part]) -> Mapping[str, Any]:
         statistics["mean"] = mean
         statistics["std"] = [max(square / count / LEVELS**2 - m * m, 0.0) ** 0.5 for square, m in pairs]
     return statistics
-
-
-def _files(records: Sequence[PictureRecord]) -> list[Path]:
-    source = records[0].source
-    return [source / record.name for record in records] if source.is_dir() else [source]
 
 
 def summary_lines(manifest: Manifest) -> list[str]:

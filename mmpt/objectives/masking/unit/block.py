@@ -8,6 +8,7 @@ from mmpt.encoders import Modality
 from mmpt.encoders.image import Image
 from mmpt.errors import ConfigError
 from mmpt.objectives.masking.unit import Unit
+from mmpt.objectives.masking.unit.runs import dense
 from mmpt.randomness import fold, uniform
 from mmpt.tokens import StreamContext
 
@@ -30,15 +31,7 @@ class BlockUnit(Unit):
         across = self.side // self.size + 2
         block = (row.unsqueeze(2) * across + column.unsqueeze(1)).flatten(1)  # B patches
         first = torch.full_like(block[:, :1], -1)
-        return _dense(torch.cat([first, block], dim=1))
+        return dense(torch.cat([first, block], dim=1))
 
     def _phase(self, draw: Int[Tensor, " B"], axis: str) -> Int[Tensor, "B 1"]:
         return (uniform(fold(draw, f"block {axis}")) * self.size).long().unsqueeze(1)
-
-
-def _dense(labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """Renumber a row's labels 0, 1, 2 ... by size, so that they fit in N slots."""
-    ordered, order = labels.sort(dim=1, stable=True)
-    new = torch.zeros_like(ordered)
-    new[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
-    return torch.empty_like(new).scatter(1, order, new)

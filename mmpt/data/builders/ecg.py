@@ -1,0 +1,221 @@
+"""`mmpt build ecg`: WFDB and EDF records, arrays or CSV files, with reports and labels, -> shards."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpt.data.builders.ecg_maker import ECG, LABELS, MICRO, TEXT, EcgMaker
+from mmpt.data.builders.ecg_records import NO_UNIT, EcgRecord, EcgRules
+from mmpt.data.builders.ecg_sources import ecg_records, input_files
+from mmpt.data.builders.lead_quality import CONDITIONS
+from mmpt.data.builders.parallel import build_shards, check_work
+from mmpt.data.builders.progress import Progress
+from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
+from mmpt.data.builders.text import token_statistics
+from mmpt.data.building import Building, nothing_good
+from mmpt.data.leads import STANDARD, in_order, millivolts, nearest_lead, own_names
+from mmpt.data.manifest import Manifest
+from mmpt.data.schema import Field
+from mmpt.data.shard import Part
+from mmpt.data.split import Shares, check_shares, split_of
+from mmpt.data.tokenizer import FOLDER, tokenizer_facts
+from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
+from mmpt.errors import DataError
+
+
+def build_ecg(
+    source: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    reports: str | Path | None = None,
+    leads: Sequence[str] | None = None,
+    sample_rate: float | int | None = None,
+    source_rate: float | int | None = None,
+    unit: str | None = None,
+    max_seconds: float | int | None = None,
+    tokenizer: str | Path | None = None,
+    vocabulary: int = 8192,
+    algorithm: str = "bpe",
+    processes: int = 1,
+    samples_per_shard: int = 1000,
+    shard_bytes: int = SHARD_BYTES,
+    split: Shares = DEFAULT_SHARES,
+    progress: bool = False,
+) -> Manifest:
+    """Build an ECG data set; run again after a kill, it goes on where it stopped.
+
+    A column of NaN is a lead that was not observed: it is missing, flat (all equal), clipped (5 % of its samples or
+    more at its own extremes, three or more in a row) or has gaps (of more than 0.1 s, or 1 % of its samples; shorter
+    ones are bridged by straight lines). A record without an observed lead is left out.
+
+    Args:
+        source: a folder (searched to the bottom) or .zip of WFDB records (.hea), .edf, .csv (a column a lead), .npy and
+            .npz files (T x C or C x T, as the number of leads tells), or one .npy or .npz file with a recording a row,
+            N x T or N x T x C. In an .npz with several arrays the one named `signal` is read.
+        out: new or empty folder, or one that the same call left half-built.
+        labels: .csv or .jsonl with columns `file` (path below the source, or a name; with or without its ending) or,
+            for one array, `row` (from 0). `report` becomes the `text` field, `group` or else `patient` keeps records in
+            one split, `label` and the others are kept in `labels`.
+        reports: such a table with a column `report`; may be the labels file.
+        leads: to keep, and the columns of arrays in their order; None keeps all, which then have to be standard leads.
+        sample_rate: in Hz; records of other rates are resampled. None takes the first record's.
+        source_rate: in Hz, of arrays and .csv files, which don't say it.
+        unit: of arrays and .csv files: V, mV, uV, nV, which all become mV; `none` keeps values as they are.
+        max_seconds: longer records are cut into as few equal stretches as this allows, each a sample with the record's
+            report and labels, and `part` and `start` (seconds) among these.
+        tokenizer: for reports: a local transformers tokenizer folder; None trains one on the training split.
+        vocabulary: of a trained tokenizer.
+        algorithm: `bpe` or `wordpiece`.
+        processes: how many work; the result does not depend on it.
+        samples_per_shard: inputs a shard at most, bad ones included.
+        shard_bytes: bytes of input a shard at most.
+        split: shares of train, validation and test among groups (by default a file's stem, or a row, is its group).
+        progress: say on stderr how far it is.
+
+    Raises:
+        DataError: sources, settings or folder can't be used, or there is no good record.
+    """
+    check_work((samples_per_shard, shard_bytes), processes)
+    given = None if source_rate is None else float(source_rate)
+    rules = EcgRules(None if leads is None else own_names(leads), given, unit)
+    check_settings(rules, sample_rate, max_seconds)
+    path, shares, rejected = Path(source), check_shares(split), Part()
+    tables = list(dict.fromkeys(Path(table) for table in (labels, reports) if table))
+    records = ecg_records(path, tables, rules, max_seconds, rejected)
+    if not records:
+        raise DataError(nothing_good([rejected]))
+    columns, rate = kept_leads(path, records, rules), float(sample_rate or records[0].recording.rate)
+    reported = reports is not None or any(record.report is not None for record in records)
+    plan = {
+        "builder": "ecg",
+        "source": str(source),
+        "labels": str(labels) if labels else None,
+        "reports": str(reports) if reports else None,
+        "leads": list(rules.leads) if rules.leads else None,
+        "rates": [sample_rate, source_rate],
+        "unit": unit,
+        "max_seconds": max_seconds,
+        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
+        "limits": [samples_per_shard, shard_bytes],
+        "split": list(shares),
+        "inputs": input_marks([*tables, *input_files(path, records)]),
+    }
+    with Building(Path(out), plan) as building:
+        if building.complete:
+            return building.tidy()
+        folder = building.folder / FOLDER if reported else None
+        if folder and not folder.exists():
+            texts = TrainingReports(records, shares)
+            make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        with Progress("records", len(records), shown=progress) as shown:
+            parts = build_shards(
+                building,
+                records,
+                EcgMaker(columns, rate, folder),
+                limits=(samples_per_shard, shard_bytes),
+                shares=shares,
+                processes=processes,
+                progress=shown,
+            )
+        facts = {"leads": list(columns), "sample_rate": _plain(rate), "unit": None if unit == NO_UNIT else "mV"}
+        fields = {"ecg": Field("ecg", ECG.kind, ECG.members, facts), "labels": LABELS}
+        if folder:
+            fields["text"] = Field("text", TEXT.kind, TEXT.members, tokenizer_facts(folder))
+        statistics = {"ecg": ecg_statistics(parts, columns, rate), "text": token_statistics(parts)}
+        return finish(building, fields, parts, statistics, rejected)
+
+
+def check_settings(rules: EcgRules, sample_rate: float | int | None, max_seconds: float | int | None) -> None:
+    """Raises DataError for settings that no data could fit."""
+    if rules.leads == ():
+        raise DataError("leads: expected at least one name, got none")
+    for name, value in (("sample_rate", sample_rate), ("source_rate", rules.rate), ("max_seconds", max_seconds)):
+        if value is not None and not 0 < value < float("inf"):
+            raise DataError(f"{name} must be above 0, got {value}")
+    if rules.unit not in (None, NO_UNIT):
+        try:
+            millivolts(rules.unit)
+        except DataError as error:
+            raise DataError(f"{error}; or {NO_UNIT}, which keeps values as they are") from error
+
+
+def kept_leads(source: Path, records: Sequence[EcgRecord], rules: EcgRules) -> tuple[str, ...]:
+    """The data set's leads: those that were asked for, or all that there are; raises DataError for a mistaken one."""
+    there = {lead for record in records for lead in record.recording.columns}
+    for lead in rules.leads or ():
+        if lead not in there and lead not in STANDARD:
+            raise DataError(f"{source}: no record has lead '{lead}'; did you mean '{nearest_lead(lead, there)}'?")
+    return in_order(rules.leads or there)
+
+
+class TrainingReports:
+    """The reports of the training split, one by one; a record that is cut has one."""
+
+    def __init__(self, records: Sequence[EcgRecord], shares: Shares) -> None:
+        self.bad, self.good, self.training = Part(), 0, 0
+        self._records, self._shares = records, shares
+
+    def __iter__(self) -> Iterator[str]:
+        for record in self._records:
+            if record.part or not (isinstance(record.report, str) and record.report.strip()):
+                continue
+            self.good += 1
+            if split_of(record.group, self._shares) == "train":
+                self.training += 1
+                yield record.report
+        if not self.good:
+            self.bad.reject("reports", "no record has a report")
+
+
+def ecg_statistics(parts: Sequence[Part], leads: Sequence[str], rate: float) -> dict[str, Any]:
+    """Mean and deviation a lead (observed samples of the training split), and of all splits: seconds, leads, rates."""
+    total, rates = Part(), Counter[str]()
+    conditions = {name: [0] * len(leads) for name in CONDITIONS}
+    for part in parts:
+        total.add_tally(part.tally)
+        rates.update(f"{value / 1000:g}" for value in part.observed.get("millihertz", []))
+        for column, lead in enumerate(leads):
+            for code in part.observed.get(f"lead {lead}", []):
+                conditions[CONDITIONS[code]][column] += 1
+    sums = [total.tally.get(name, [0] * len(leads)) for name in ("count", "sum", "square")]
+    moments = [_moments(*own) for own in zip(*sums, strict=True)]
+    lengths = sorted(row["ecg.length"] for part in parts for row in part.rows) or [0]
+    places = {"min": 0, "median": (len(lengths) - 1) // 2, "max": -1}
+    seconds = {"total": sum(lengths) / rate} | {name: lengths[place] / rate for name, place in places.items()}
+    return {
+        "mean": [mean for mean, _ in moments],
+        "std": [std for _, std in moments],
+        "seconds": seconds,
+        "leads": conditions,
+        "resampled": {key: rates[key] for key in sorted(rates, key=float)},
+    }
+
+
+def _moments(count: int, total: int, square: int) -> tuple[float, float]:
+    """Mean and deviation; 0 and 1 of a lead that was never observed."""
+    if not count:
+        return 0.0, 1.0
+    variance = max(count * square - total * total, 0) / (count * MICRO) ** 2  # a difference of integers loses nothing
+    return total / count / MICRO, variance**0.5
+
+
+def _plain(rate: float) -> float | int:
+    return int(rate) if rate == int(rate) else rate
+
+
+def summary_lines(manifest: Manifest) -> list[str]:
+    """For people: rate and length, leads that were not observed everywhere, and what was resampled."""
+    own, facts = manifest.statistics["ecg"], manifest.fields["ecg"].facts
+    seconds, samples = own["seconds"], own["samples"]
+    lines = [
+        f"{len(facts['leads'])} leads at {facts['sample_rate']} Hz in {facts['unit'] or 'no unit'}, "
+        f"records of {seconds['min']:g} to {seconds['max']:g} s, {seconds['total'] / 60:.1f} minutes in all"
+    ]
+    for column, lead in enumerate(facts["leads"]):
+        counts = {name: own["leads"][name][column] for name in CONDITIONS}
+        if (observed := counts.pop("observed")) < samples:
+            why = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            lines.append(f"{lead}: observed in {observed} of {samples} ({why})")
+    return lines + [f"resampled: {count} from {rate} Hz" for rate, count in own["resampled"].items()]

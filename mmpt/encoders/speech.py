@@ -1,0 +1,168 @@
+"""Speech as frames of a convolutional stem over the waveform (HuBERT, Hsu et al. 2021, on wav2vec 2.0's stem)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mmpt.encoders import Encoder
+from mmpt.encoders.sound import SMALLEST_STD, Sound
+from mmpt.encoders.strips import another
+from mmpt.encoders.wave_stem import EPS, WaveStem, hop_of, window_of
+from mmpt.errors import ConfigError
+from mmpt.tokens import Content, Shown, Tokens, gather
+from mmpt.trunk.conv_positions import ConvolutionalPositions
+from mmpt.trunk.positions import sincos
+
+STEM = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # 25 ms every 20 ms, of 16 kHz
+
+
+@dataclass(frozen=True)
+class Speech(Sound):
+    """Frames of overlapping windows of the waveform; samples behind the last whole frame are left out.
+
+    Args:
+        normalize_wave: mean 0 and variance 1 of every stretch, as HuBERT's large models have it; the base model none.
+        stem: (kernel, stride) of every convolution; the defaults give 25 ms every 20 ms of 16 kHz.
+        channels: of every convolution.
+        conv_bias: of the convolutions.
+        norm: LayerNorm after every convolution (large), or GroupNorm over a row's time after the first (base).
+        positions: a convolution over the shown tokens, a fixed sine-cosine table, or rotary attention.
+        kernel: tokens that convolutional positions look at. groups: of their channels; must divide the trunk's width.
+        gradient_scale: of the gradient that enters the stem; HuBERT's base model has 0.1.
+    """
+
+    normalize_wave: bool = field(default=True, kw_only=True)
+    stem: tuple[tuple[int, int], ...] = field(default=STEM, kw_only=True)
+    channels: int = field(default=512, kw_only=True)
+    conv_bias: bool = field(default=False, kw_only=True)
+    norm: Literal["group", "layer"] = field(default="layer", kw_only=True)
+    positions: Literal["convolutional", "sincos", "rotary"] = field(default="convolutional", kw_only=True)
+    kernel: int = field(default=128, kw_only=True)
+    groups: int = field(default=16, kw_only=True)
+    gradient_scale: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for number, (kernel, stride) in enumerate(self.stem):
+            if not 1 <= stride <= kernel:
+                raise ConfigError(f"stem.{number}: expected 1 <= stride <= kernel, got ({kernel}, {stride})")
+        if not self.stem or self.channels < 1:
+            raise ConfigError(f"stem, channels: expected one layer and channel at least, got {self.channels} channels")
+        if self.gradient_scale < 0:
+            raise ConfigError(f"gradient_scale: expected 0 or more, got {self.gradient_scale}")
+        super().__post_init__()
+
+    @property
+    def window(self) -> int:
+        """Samples that a frame looks at."""
+        return window_of(self.stem)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return hop_of(self.stem)
+
+    @property
+    def shortest(self) -> int:
+        """A window."""
+        return self.window
+
+    @property
+    def step(self) -> int:
+        """A hop."""
+        return self.hop
+
+    @property
+    def numbers(self) -> int:
+        """A window."""
+        return self.window
+
+    def read(self, value: tuple[np.ndarray, int], start: int, stop: int, draw: int | None) -> np.ndarray:
+        """The window of every frame, float32 (N, T)."""
+        wave = self.wave(value, start, stop)
+        wave = wave[: self.hop * (self.tokens(len(wave)) - 1) + self.window]
+        if self.normalize_wave:
+            mean = wave.mean(dtype=np.float64)
+            wave = ((wave - mean) / max(wave.std(dtype=np.float64), SMALLEST_STD)).astype(np.float32)
+        return np.lib.stride_tricks.sliding_window_view(wave, self.window)[:: self.hop].copy()
+
+    def encoder(self, width: int) -> "SpeechEncoder":
+        """The stem, a linear map, and positions."""
+        return SpeechEncoder(self, width)
+
+
+class SpeechEncoder(Encoder):
+    """Windows -> tokens; neighbouring windows overlap, so a hidden one is partly heard in its neighbours."""
+
+    table: Tensor
+
+    def __init__(self, speech: Speech, width: int) -> None:
+        super().__init__()
+        self.positions, self.gradient_scale, self.max_tokens = (
+            speech.positions,
+            speech.gradient_scale,
+            speech.max_tokens,
+        )
+        self.stem = WaveStem(speech.stem, speech.channels, bias=speech.conv_bias, norm=speech.norm)
+        self.norm = nn.LayerNorm(speech.channels, eps=EPS)
+        self.projection = nn.Linear(speech.channels, width)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.convolution = None
+        if speech.positions == "convolutional":
+            self.convolution = ConvolutionalPositions(width, kernel=speech.kernel, groups=speech.groups)
+        elif speech.positions == "sincos":
+            self.register_buffer("table", self.place_table(width), persistent=False)
+
+    def forward(self, content: Content) -> Tokens:
+        """Windows (B, N, T) -> tokens (B, N, D)."""
+        x = self._embedded(content)
+        sincos_table = self.positions == "sincos"
+        position = embedding(content.place, self.table).to(x.dtype) if sincos_table else torch.zeros_like(x)
+        rotary, nowhere = self.positions == "rotary", torch.zeros_like(content.place)
+        place = content.place if rotary else nowhere
+        return Tokens(x, position, place, content.valid, content.segment, nowhere, content.full, rotary)
+
+    def _embedded(self, content: Content) -> Float[Tensor, "B N D"]:
+        """Valid frames alone are computed; padding becomes zeros."""
+        values = content.values.to(self.projection.weight.dtype)
+        rows, size = content.valid.shape
+        if content.full:
+            return self._frames(values.flatten(0, 1), [size] * rows).unflatten(0, (rows, size))
+        taken, counts = _at_least_one(content.valid)
+        real = content.valid[taken].unsqueeze(1)  # anything may stand in padding
+        frames = self._frames(torch.where(real, values[taken], 0.0), counts)
+        x = frames.new_zeros(rows, size, frames.shape[1])
+        x[taken] = torch.where(real, frames, 0.0)
+        return x
+
+    def _frames(self, windows: Float[Tensor, "M T"], counts: Sequence[int]) -> Float[Tensor, "M D"]:
+        features = self.stem(windows, counts)
+        if self.gradient_scale != 1:
+            fixed = features.detach()
+            features = fixed + self.gradient_scale * (features - fixed)
+        return self.projection(self.norm(features))
+
+    def settle(self, shown: Shown, size: int) -> Shown:
+        """Convolutional positions, of what is shown."""
+        return shown if self.convolution is None else self.convolution.settle(shown, size)
+
+    def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """Another frame of the same row."""
+        return gather(self._embedded(content), another(content.valid, choice))
+
+    def place_table(self, width: int) -> Float[Tensor, "N W"]:
+        """Sine-cosine, one row a frame of the longest stretch."""
+        return sincos(torch.arange(self.max_tokens).float(), width)
+
+
+def _at_least_one(valid: Bool[Tensor, "B N"]) -> tuple[Bool[Tensor, "B N"], list[int]]:
+    """The valid tokens and the first of a row that has none, so that every weight has a gradient; each row's count."""
+    taken = valid.clone()
+    taken[:, 0] = True
+    return taken, taken.sum(1).tolist()

@@ -1,0 +1,162 @@
+"""The convolutional stem of wav2vec 2.0 and HuBERT (Baevski et al. 2020; Hsu et al. 2021) over rows laid end to end."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
+
+EPS = 1e-5  # of every norm of the stem
+
+
+def window_of(stem: Sequence[tuple[int, int]]) -> int:
+    """Samples that one frame looks at: the receptive field of (kernel, stride) layers."""
+    window = 1
+    for kernel, stride in reversed(stem):
+        window = (window - 1) * stride + kernel
+    return window
+
+
+def hop_of(stem: Sequence[tuple[int, int]]) -> int:
+    """Samples from one frame to the next."""
+    return prod(stride for _, stride in stem)
+
+
+class _Conv(torch.autograd.Function):
+    """Convolution in time as products of plain views: the strided input is neither copied nor transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "T C"], weight: Float[Tensor, "P D"], stride: int) -> Float[Tensor, "R D"]:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        first, *others = _taps(x, weight, stride)
+        y = first[0] @ first[1]
+        for taken, part in others:
+            y.addmm_(taken, part)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        dx, dweight = torch.zeros_like(x), torch.empty_like(weight)
+        views = zip(_taps(x, weight, ctx.stride), _taps(dx, dweight, ctx.stride), strict=True)
+        for number, ((taken, part), (dtaken, dpart)) in enumerate(views):
+            torch.mm(taken.t(), grad, out=dpart)
+            if number:
+                dtaken.addmm_(grad, part.t())
+            else:
+                torch.mm(grad, part.t(), out=dtaken)
+        return dx, dweight, None
+
+
+def _taps(x: Float[Tensor, "T C"], weight: Float[Tensor, "P D"], stride: int) -> list[tuple[Tensor, Tensor]]:
+    """Views of the input, no two samples of one overlapping, each with its rows of the weight."""
+    size, channels = x.shape
+    kernel = len(weight) // channels
+    outputs = (size - kernel) // stride + 1
+    views = []
+    for first in range(0, kernel, stride):
+        numbers = channels * min(stride, kernel - first)
+        offset = x.storage_offset() + first * channels
+        taken = x.as_strided((outputs, numbers), (stride * channels, 1), offset)
+        views.append((taken, weight[first * channels : first * channels + numbers]))
+    return views
+
+
+class RowNorm(nn.Module):
+    """GroupNorm with a group a channel, over each row's own time: what lies between rows has no part in it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, y: Float[Tensor, "T C"], rows: Sequence[tuple[int, int]]) -> Float[Tensor, "T C"]:
+        """`rows` has start and stop of each; what is left between them stays as it is."""
+        parts, end = [], 0
+        for start, stop in rows:
+            own = torch.batch_norm(y[start:stop], self.weight, self.bias, None, None, True, 0.0, EPS, False)
+            parts += [y[end:start], own]
+            end = stop
+        return torch.cat([*parts, y[end:]])
+
+
+class ConvLayer(nn.Module):
+    """Convolution in time without padding, a norm, GELU; T x C, so that norms and products need no transposes."""
+
+    def __init__(
+        self, inputs: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        std = (2 / (kernel * inputs)) ** 0.5  # Kaiming normal
+        self.weight = nn.Parameter(torch.randn(kernel * inputs, channels) * std)
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.norm = norm
+
+    def forward(self, x: Float[Tensor, "T C"], rows: Sequence[tuple[int, int]]) -> Float[Tensor, "R D"]:
+        """`rows` has start and stop of every row among the outputs."""
+        if x.shape[1] == 1:
+            y = x[:, 0].unfold(0, self.kernel, self.stride) @ self.weight
+        else:
+            y = cast("Tensor", _Conv.apply(x, self.weight, self.stride))
+        if self.bias is not None:
+            y = y + self.bias
+        if self.norm is not None:
+            y = self.norm(y, rows) if isinstance(self.norm, RowNorm) else self.norm(y)
+        return gelu(y)
+
+
+class WaveStem(nn.Module):
+    """Windows of sound -> one vector a frame; every sample goes through the convolutions once.
+
+    Rows lie end to end in one sequence, each followed by what fills its last frame, so that padding costs nothing and
+    reaches no frame.
+    """
+
+    def __init__(
+        self, stem: Sequence[tuple[int, int]], channels: int, *, bias: bool, norm: Literal["layer", "group"]
+    ) -> None:
+        super().__init__()
+        self.stem, self.hop, self.window = tuple(stem), hop_of(stem), window_of(stem)
+        self.extra = -(-(self.window - self.hop) // self.hop)  # hops behind the last frame of a row
+        self.layers = nn.ModuleList(
+            ConvLayer(channels if number else 1, channels, kernel, stride, bias=bias, norm=own)
+            for number, ((kernel, stride), own) in enumerate(zip(stem, self._norms(norm, channels), strict=True))
+        )
+
+    def _norms(self, norm: Literal["layer", "group"], channels: int) -> list[nn.Module | None]:
+        if norm == "layer":
+            return [nn.LayerNorm(channels, eps=EPS) for _ in self.stem]
+        return [RowNorm(channels), *[None for _ in self.stem[1:]]]
+
+    def forward(self, windows: Float[Tensor, "M T"], counts: Sequence[int]) -> Float[Tensor, "M C"]:
+        """Overlapping windows of all rows one after the other; `counts` has each row's, at least 1."""
+        row = torch.arange(len(counts), device=windows.device)
+        count = torch.tensor(counts, device=windows.device)
+        last = count.cumsum(0) - 1
+        slot = torch.arange(len(windows), device=windows.device) + self.extra * row.repeat_interleave(count)
+        hops = windows.new_zeros(len(windows) + self.extra * len(counts), self.hop)
+        hops[slot] = windows[:, : self.hop]
+        if self.extra:
+            tail = pad(windows[last, self.hop :], (0, self.extra * self.hop + self.hop - self.window))
+            behind = slot[last].unsqueeze(1) + 1 + torch.arange(self.extra, device=windows.device)
+            hops[behind] = tail.view(-1, self.extra, self.hop)
+        x = hops.view(-1, 1)
+        rows = self._rows(counts)
+        for layer in self.layers:
+            x = layer(x, rows)
+        return x[slot]
+
+    def _rows(self, counts: Sequence[int]) -> list[tuple[int, int]]:
+        """Where each row's own outputs of the first layer lie."""
+        (kernel, stride), rows, start = self.stem[0], [], 0
+        for count in counts:
+            samples = self.hop * (count - 1) + self.window
+            rows.append((start, start + (samples - kernel) // stride + 1))
+            start += (count + self.extra) * self.hop // stride
+        return rows
