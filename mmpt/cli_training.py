@@ -1,4 +1,4 @@
-"""The verbs around training: samples, recipes, describe, pretrain, probe, report."""
+"""The verbs around training: samples, recipes, describe, pretrain, probe, show, report."""
 
 import argparse
 import sys
@@ -58,6 +58,20 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         help="what settings are chosen by; macro_f1 for classes of very different sizes (default: accuracy)",
     )
     probe.set_defaults(run=run_probe)
+
+    show = add_verb(
+        verbs,
+        "show",
+        "draw one sample: as it is, hidden as in training, and what is predicted",
+        "mmpt show runs/five shards/ecg --sample 000000012 --out beat.png",
+    )
+    show.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    show.add_argument("data", metavar="DATA", help="data set, of the run or any other with its fields")
+    show.add_argument("--sample", required=True, metavar="KEY", help="the sample's key")
+    show.add_argument("--step", type=int, metavar="N", help="of training, whose mask is shown (default: the last)")
+    show.add_argument("--streams", metavar="A,B", help="the fields that are shown (default: all that the run knows)")
+    show.add_argument("--out", required=True, metavar="FILE", help="a .png file")
+    show.set_defaults(run=run_show)
 
     report = add_verb(
         verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/quickstart"
@@ -133,6 +147,17 @@ def run_probe(arguments: argparse.Namespace) -> int:
     run, data = Path(arguments.run_folder), Path(arguments.data)
     result = probe(run, data, label=arguments.label, streams=streams, score=arguments.score, console=console)
     console.print(result.table())
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """`mmpt show`."""
+    from mmpt.report.show import show
+
+    streams = arguments.streams.split(",") if arguments.streams else None
+    run, data, out = (Path(name) for name in (arguments.run_folder, arguments.data, arguments.out))
+    shown = show(run, data, arguments.sample, out=out, step=arguments.step, streams=streams)
+    _console().print(f"picture: {shown}", markup=False)
     return 0
 
 

@@ -115,7 +115,7 @@ class Source:
     def rows(self, bins: list[int]) -> Rows:
         """Read and collate the bins with these run-wide numbers."""
         places = [divmod(number, self.plan.num_bins) for number in bins]
-        chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self._shuffled(epoch)[place]))]
+        chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self.shuffled(epoch)[place]))]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
         readable: list[bool] = []
@@ -162,7 +162,7 @@ class Source:
                 raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
         return values
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
+    def shuffled(self, epoch: int) -> np.ndarray:
         if self._permutation[0] != epoch:
             order = randomness.permutation(self.plan.num_bins, self.seed, self.number, epoch, "order")
             self._permutation = (epoch, order.numpy())

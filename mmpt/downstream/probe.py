@@ -15,6 +15,7 @@ from mmpt.data.reader import Reader
 from mmpt.downstream.baselines import Baseline, baseline_of
 from mmpt.downstream.classify import SCORES, Bootstrap, Fold, grouped_folds, linear_probe, neighbour_probe
 from mmpt.downstream.encoder import CutWarning, Encoder, load
+from mmpt.downstream.fields import check_fields
 from mmpt.downstream.labelled import VALIDATION, Labelled, find_labelled
 from mmpt.downstream.result import Interval, ProbeResult, ProbeRow
 from mmpt.errors import DataError
@@ -98,18 +99,10 @@ def probe(
 def _streams(encoder: Encoder, manifest: Manifest, asked: Sequence[str] | None) -> tuple[str, ...]:
     fields = manifest.fields
     used = tuple(asked) if asked else tuple(name for name in encoder.modalities if name in fields)
-    for name in used:
-        if name not in encoder.modalities or name not in fields:
-            who, names = (
-                ("the run", encoder.modalities) if name not in encoder.modalities else (manifest.folder, fields)
-            )
-            raise DataError(f"streams: {who} has no '{name}'; it has {', '.join(names)}")
-        if fields[name].kind != encoder.modalities[name].kind:
-            kinds = f"{fields[name].kind}, but the run reads it as {encoder.modalities[name].kind}"
-            raise DataError(f"{manifest.folder}: field '{name}' is {kinds}")
     if not used:
         theirs, ours = ", ".join(fields), ", ".join(encoder.modalities)
         raise DataError(f"{manifest.folder}: has the fields {theirs}, and none of the run's streams {ours}")
+    check_fields("the run", encoder.modalities, manifest, used)
     return used
 
 

@@ -124,8 +124,8 @@ class QuantileNumbers(nn.Module):
         """How full each bin is: 1 below the value's own bin, a share in it, 0 above."""
         left, right = self.edges[place, :-1], self.edges[place, 1:]  # B N bins
         value, width = values.unsqueeze(2), right - left
-        share = (value - left) / torch.where(width > 0, width, 1.0)
-        full = torch.where(width > 0, share, (value >= right).to(share.dtype))  # many equal values make an empty bin
+        beyond = (value >= right).to(value.dtype)
+        full = torch.where(width > 0, (value - left) / width, beyond)  # many equal values make an empty bin
         return self.projection(full.clamp(0, 1))
 
 

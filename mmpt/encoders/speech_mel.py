@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmpt.encoders import Encoder
-from mmpt.encoders.sound import SMALLEST_STD, Sound
+from mmpt.encoders.sound import Sound
 from mmpt.encoders.strips import another
 from mmpt.errors import ConfigError
 from mmpt.tokens import Content, Shown, Tokens, gather
 from mmpt.trunk.positions import sincos
 
 SHORTEST_HOP = 0.001  # seconds: a sample at the lowest rate
+SMALLEST_DEVIATION = 1e-3  # nats: what varies less says nothing, and rounding must not be blown up
 FLOOR = 1e-6  # of the power: digital silence stays finite
 
 
@@ -120,7 +121,7 @@ class SpeechMel(Sound):
         mel = log_mel(windows, self.rate, self.mels)
         if self.normalize == "utterance":
             mel = mel - mel.mean(0)
-            mel = mel / mel.std(correction=0).clamp(min=SMALLEST_STD)
+            mel = mel / mel.std(correction=0).clamp(min=SMALLEST_DEVIATION)
         patches = mel.unfold(0, self.kernel, self.stride).transpose(1, 2)  # N kernel mels
         return patches.reshape(count, self.numbers).numpy()
 

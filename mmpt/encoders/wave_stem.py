@@ -1,6 +1,7 @@
 """The convolutional stem of wav2vec 2.0 and HuBERT (Baevski et al. 2020; Hsu et al. 2021) over rows laid end to end."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, Literal, cast
 
@@ -77,12 +78,12 @@ class RowNorm(nn.Module):
 
     def forward(self, y: Float[Tensor, "T C"], rows: Sequence[tuple[int, int]]) -> Float[Tensor, "T C"]:
         """`rows` has start and stop of each; what is left between them stays as it is."""
-        parts, end = [], 0
-        for start, stop in rows:
-            own = torch.batch_norm(y[start:stop], self.weight, self.bias, None, None, True, 0.0, EPS, False)
-            parts += [y[end:start], own]
-            end = stop
-        return torch.cat([*parts, y[end:]])
+        edges = [0, *(edge for row in rows for edge in row), len(y)]
+        parts = list(y.split([after - before for before, after in pairwise(edges)]))  # one pass in backward, too
+        for number in range(1, len(parts), 2):
+            own = parts[number]
+            parts[number] = torch.batch_norm(own, self.weight, self.bias, None, None, True, 0.0, EPS, False)
+        return torch.cat(parts)
 
 
 class ConvLayer(nn.Module):

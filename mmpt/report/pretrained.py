@@ -19,20 +19,31 @@ class Pretrained(NamedTuple):
     recipe: Recipe
     modalities: Mapping[str, Modality]
     model: MaskedModel  # in eval mode
-    step: int | None  # of the newest whole checkpoint; None: there is none, and the weights are fresh
+    step: int | None  # of the checkpoint; None: there is none, and the weights are fresh
 
 
-def load_pretrained(run: Path) -> Pretrained:
-    """On the host; raises CheckpointError or ConfigError for a folder that can't be used."""
+def load_pretrained(run: Path, *, step: int | None = None) -> Pretrained:
+    """On the host: the checkpoint of `step` where there is a whole one, else the newest.
+
+    Raises CheckpointError or ConfigError for a folder that can't be used.
+    """
     recipe = load_recipe(run)
     modalities = build_modalities(recipe.streams, load_facts(run))
     model = build_model(recipe, modalities).requires_grad_(False).eval()
-    newest = checkpoint.latest(run / "checkpoints")
-    if newest is None:
+    found = _checkpoint(run / "checkpoints", step)
+    if found is None:
         return Pretrained(run, recipe, modalities, model, None)
-    saved = checkpoint.load(newest, moments=False)
+    saved = checkpoint.load(found, moments=False)
     load_weights(model, saved.weights)
     return Pretrained(run, recipe, modalities, model, int(saved.state["step"]))
+
+
+def _checkpoint(folder: Path, step: int | None) -> Path | None:
+    if step in checkpoint.steps_in(folder):
+        wanted = folder / f"step-{step:09d}"
+        if not checkpoint.problems(wanted):
+            return wanted
+    return checkpoint.latest(folder)
 
 
 def parameter_counts(model: MaskedModel) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpt.downstream.result import SCORE_NAMES
 from mmpt.report.markup import Html, details, element, escape, join, note, section, table
 from mmpt.report.pretrained import Pretrained, parameter_counts
 from mmpt.training.ledger import read_lines
@@ -16,9 +17,12 @@ SHOWN_UPDATES = 20
 SCORES = {
     "linear": "linear",
     "linear_balanced": "linear, balanced",
+    "linear_f1": "linear, macro-F1",
     "knn": "kNN",
     "knn_balanced": "kNN, balanced",
+    "knn_f1": "kNN, macro-F1",
 }
+ENDINGS = {"accuracy": "", "balanced": "_balanced", "macro_f1": "_f1"}  # of a score's name in SCORES
 
 
 def probes_section(run: Path) -> Html:
@@ -40,9 +44,10 @@ def _probe_file(file: Path) -> Html:
 def _probe(found: Mapping[str, Any]) -> Html:
     streams, step = " + ".join(found["streams"]), found["step"]
     heading = element("h3", f"{found['label']} ", element("small", f"of {found['data']}, from {streams}, step {step}"))
+    ending, chosen = ENDINGS[found["score"]], SCORE_NAMES[found["score"]]
     bars = [
-        element("figure", element("figcaption", f"{name} probe, accuracy with 95 % interval"), *_bars(found, score))
-        for score, name in (("linear", "linear"), ("knn", "kNN"))
+        element("figure", element("figcaption", f"{name} probe, {chosen} with 95 % interval"), *_bars(found, score))
+        for score, name in ((f"linear{ending}", "linear"), (f"knn{ending}", "kNN"))
     ]
     head = ["features", *SCORES.values()]
     rows = [[row["name"], *(_interval(row[score]) for score in SCORES)] for row in found["rows"]]
@@ -77,11 +82,12 @@ def _interval(score: Mapping[str, float] | None) -> Html:
 
 def _caption(found: Mapping[str, Any]) -> Html:
     sizes = ", ".join(f"{count:,} {part}" for part, count in found["samples"].items())
-    lines = [f"{len(found['classes'])} classes; samples: {sizes}; settings chosen by {found['chosen_by']}"]
+    chosen = SCORE_NAMES[found["score"]]
+    lines = [f"{len(found['classes'])} classes; samples: {sizes}; settings chosen by {chosen} on {found['chosen_by']}"]
     gain = found["gain"]
     if gain:
         value, low, high = (f"{100 * gain[name]:+.1f}" for name in ("value", "low", "high"))
-        lines.append(f"linear accuracy over untrained: {value} points, {low} to {high}")
+        lines.append(f"linear {chosen} over untrained: {value} points, {low} to {high}")
     return note("; ".join([*lines, *found["notes"]]), ".")
 
 

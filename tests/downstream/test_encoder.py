@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
+from report.clinic import COLUMNS, LEADS, visit, write_run, write_visits
 from walks import make_run, picture, prose
 
 import mmpt
@@ -254,9 +256,10 @@ def test_every_token_has_a_name_and_padding_none(encoder):
     assert tokens["text"].names[2][0] == "<s>"
 
 
-def test_each_stream_has_a_mean_of_its_own_and_none_where_it_is_absent(encoder):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_each_stream_has_a_mean_of_its_own_and_none_where_it_is_absent(encoder, batch_size):
     both, text = samples(1)[0], {"text": samples(1)[0]["text"]}
-    streams = encoder.encode([both, text], batch_size=1).streams
+    streams = encoder.encode([both, text], batch_size=batch_size).streams
     for row, own in ((0, streams["text"]), (0, streams["image"]), (1, streams["text"])):
         assert close(own.latents[row][own.observed[row]].mean(dim=0), own.pooled[row])
     assert streams["image"].pooled[1].isnan().all()
@@ -271,3 +274,49 @@ def test_mean_std_puts_the_deviation_of_the_same_tokens_behind_their_mean(encode
     for row in range(2):
         own = tokens.latents[row][tokens.observed[row]]
         assert torch.allclose(features[row, encoder.width :], own.std(dim=0, correction=0), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clinic")
+    return mmpt.load(write_run(folder / "run", write_visits(folder / "shards")), device="cpu")
+
+
+def test_arrays_dicts_and_paths_of_any_subset_of_streams_are_encoded(clinic, tmp_path):
+    sound, ecg, cells = (visit(2)[name] for name in ("speech", "ecg", "labs"))
+    np.save(tmp_path / "own.npy", ecg)
+    soundfile.write(tmp_path / "own.wav", sound[0], sound[1], subtype="FLOAT")
+    named = {COLUMNS[int(c)]["name"]: COLUMNS[int(c)].get("categories", {int(v): v})[int(v)] for c, v in cells}
+    given = [
+        {"speech": sound, "ecg": ecg, "labs": cells},
+        {"speech": tmp_path / "own.wav", "ecg": str(tmp_path / "own.npy"), "labs": cells},
+        {"speech": sound, "ecg": {lead: ecg[:, n] for n, lead in enumerate(LEADS)}, "labs": cells},
+        {"ecg": ecg},
+        {"labs": named},
+    ]
+    features = clinic.encode(given)
+    assert close(features.pooled[1], features.pooled[0])
+    assert close(features.pooled[2], features.pooled[0])
+    assert [own.valid.any(dim=1).tolist() for own in features.streams.values()] == [
+        [True, True, True, False, False],
+        [True, True, True, True, False],
+        [True, True, True, False, True],
+    ]
+    assert features.streams["ecg"].names[3][0] == "I 0.00-0.20 s"
+    assert set(filter(None, features.streams["labs"].names[4])) == {
+        f"{column['name']} [{column['unit']}]" if column["unit"] else column["name"]
+        for column in COLUMNS
+        if column["name"] in named
+    }
+
+
+@pytest.mark.parametrize("name", ["speech", "ecg"])
+def test_recordings_longer_than_a_row_are_cut_and_it_is_said(clinic, name):
+    value = visit(2)[name]
+    longer = (np.tile(value[0], 3), 8000) if name == "speech" else np.tile(value, (3, 1))
+    long, cut = (longer, (longer[0][:8000], 8000)) if name == "speech" else (longer, longer[:200])
+    with pytest.warns(CutWarning, match="1 of 1 samples were cut"):
+        features = clinic.encode({name: long}, pool="mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert close(features, clinic.encode({name: cut}, pool="mean"))

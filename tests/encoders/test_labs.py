@@ -425,6 +425,14 @@ def test_a_number_is_scored_by_squared_error_and_a_category_among_its_own_column
     assert target.likeliest(prediction, values[:, 1].long()).tolist() == [0.5, 1, 2]
 
 
+def test_what_is_true_of_a_cell_that_is_not_there_is_0_whatever_stands_there(labs):
+    content = content_of(labs, [labs_row(0), cells((5, 1))])
+    draw = torch.zeros(2, dtype=torch.int64)
+    for garbage in GARBAGE:
+        other = content._replace(values=torch.where(content.valid, content.values, garbage))
+        assert not CellsTarget(labs)(StreamContext(other, draw, 0.5))[1, 1:].any()
+
+
 @pytest.mark.parametrize("kind", ["numeric", "categorical"])
 def test_tables_of_one_kind_of_column_train(labs, model_of, kind):
     chosen = [n for n, column in enumerate(labs.facts.values["columns"]) if column["kind"] == kind]

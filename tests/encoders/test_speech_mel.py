@@ -75,7 +75,7 @@ def test_an_utterance_is_normalised_by_band_and_loudness_and_filters_leave_no_tr
     assert spectra.std(0).std() > 0.01  # a band that says more keeps its weight
     louder = read(mel, (samples * 3, rate))
     assert np.abs(louder - patches).max() < 0.05
-    assert np.array_equal(read(mel, (np.zeros(WHOLE, np.float32), rate)), np.zeros_like(patches))
+    assert np.abs(read(mel, (np.zeros(WHOLE, np.float32), rate))).max() < 0.01
 
 
 def test_what_fills_no_patch_is_left_out_and_stretches_are_cut(mel):

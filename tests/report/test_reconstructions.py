@@ -15,8 +15,9 @@ from mmpt.objectives.predictors import Latents
 from mmpt.objectives.targets.pixels import PixelsTarget
 from mmpt.report import reconstruction_figure
 from mmpt.report.figures import LARGEST_SIDE, POINTS, Curve, encode_picture, line_chart, running_mean, thinned
-from mmpt.report.gallery import percent, verdict, visible
-from mmpt.report.reconstructions import GREY, Guess, Word, assemble, reconstruct, spelled, to_pixels
+from mmpt.report.reconstructions import reconstruct
+from mmpt.report.views.image import GREY, Triple, assemble, to_pixels
+from mmpt.report.views.text import Guess, Word, percent, spelled, verdict, visible
 from mmpt.tokens import Batch, StreamContext, replace, score
 
 
@@ -27,7 +28,11 @@ def parts(pretrained):
 
 @pytest.fixture(scope="module")
 def triples(parts):
-    return [triple for part in parts for sample in part.samples for triple in sample.pictures.values()]
+    return [triple for part in parts for sample in part.samples for triple in pictures(sample)]
+
+
+def pictures(sample):
+    return [seen for seen in sample.seen.values() if isinstance(seen, Triple)]
 
 
 def source_of(pretrained, number, name, split):
@@ -54,8 +59,7 @@ def test_samples_come_from_the_validation_split_of_every_source(pretrained, part
 
 
 def test_joint_samples_have_both_streams_and_lone_pictures_one(parts):
-    streams = {(len(sample.pictures), len(sample.passages)) for sample in parts[1].samples}
-    assert streams == {(1, 1), (1, 0)}
+    assert {tuple(sample.seen) for sample in parts[1].samples} == {("image", "text"), ("image",)}
 
 
 def test_visible_patches_are_the_originals_and_hidden_ones_are_predicted(triples):
@@ -74,8 +78,8 @@ def test_the_original_is_the_picture_without_augmentation(pretrained, parts):
     for sample in parts[1].samples:
         raw = source.reader.read(keys.index(sample.key))["image"]
         patches = torch.from_numpy(image.read(raw, 0, 1, None)[1:])
-        assert (sample.pictures["image"].original == assemble(image, patches)).all()
-        assert (sample.pictures["image"].original == np.asarray(raw.resize((16, 16), 3, box=(2, 0, 18, 16)))).all()
+        assert (sample.seen["image"].original == assemble(image, patches)).all()
+        assert (sample.seen["image"].original == np.asarray(raw.resize((16, 16), 3, box=(2, 0, 18, 16)))).all()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -111,10 +115,10 @@ def test_guesses_are_the_five_likeliest_tokens_of_the_model(pretrained, parts):
         hidden = model.hide(batch, 1.0)["text"].hidden
         tokens = model.backbone.embed(batch)["text"]
         shown = replace(tokens, torch.where(hidden.unsqueeze(2), part.corruption.vector, tokens.x))
-        every, _ = model.backbone.mix({"text": shown.tokens}, batch.draw)
+        every, _ = model.backbone.mix({"text": shown}, {"text": hidden.shape[1]}, batch.draw)
         logits = part.predictor(Latents(every.x, shown, every, batch.draw), content, score(hidden, None))
         top = logits.softmax(-1).topk(5)
-        guessed = [word for word in sample.passages["text"] if word.guesses]
+        guessed = [word for word in sample.seen["text"] if word.guesses]
         assert [word.id for word in guessed] == content.values[hidden].tolist()
         assert [[guess.id for guess in word.guesses] for word in guessed] == top.indices.tolist()
         found = torch.tensor([[guess.probability for guess in word.guesses] for word in guessed])
@@ -122,7 +126,7 @@ def test_guesses_are_the_five_likeliest_tokens_of_the_model(pretrained, parts):
 
 
 def test_every_hidden_token_has_guesses_and_no_other_has(parts):
-    words = [word for part in parts for s in part.samples for passage in s.passages.values() for word in passage]
+    words = [word for part in parts for sample in part.samples for word in sample.seen.get("text", [])]
     assert any(word.hidden for word in words)
     assert all(bool(word.guesses) == word.hidden for word in words)
 
@@ -131,7 +135,7 @@ def test_tokens_spell_the_passage(pretrained, parts):
     reader = source_of(pretrained, 0, "prose", "validation").reader
     keys = [str(key) for key in reader.key]
     for sample in parts[0].samples:
-        assert "".join(word.text for word in sample.passages["text"]) == reader.read(keys.index(sample.key))["text"]
+        assert "".join(word.text for word in sample.seen["text"]) == reader.read(keys.index(sample.key))["text"]
 
 
 def test_wordpiece_is_spelled_too(pretrained, tmp_path):

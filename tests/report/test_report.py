@@ -207,24 +207,42 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_probes_stand_beside_the_untrained_encoder_and_baselines(run):
-    score = Interval(0.625, 0.5, 0.75)
+@pytest.mark.parametrize(
+    ("score", "share", "whisker"),
+    [("accuracy", "62.50", "left:50.00%;width:25.00%"), ("macro_f1", "37.50", "left:25.00%;width:25.00%")],
+)
+def test_probes_stand_beside_the_untrained_encoder_and_baselines(run, score, share, whisker):
+    high, low, f1 = Interval(0.625, 0.5, 0.75), Interval(0.25, 0.125, 0.375), Interval(0.375, 0.25, 0.5)
     rows = (
-        ProbeRow("pretrained", score, score, score, score),
-        ProbeRow("untrained <i>", Interval(0.25, 0.125, 0.375), score),
-        ProbeRow("commonest class", Interval(0.1, 0.05, 0.15), score),
+        ProbeRow("pretrained", high, high, f1, high, high, f1),
+        ProbeRow("untrained <i>", low, high, low),
+        ProbeRow("commonest class", Interval(0.1, 0.05, 0.15), high, low),
     )
     sizes = {"train": 1200, "test": 60}
     result = ProbeResult(
-        "run", 8, "shards", "label", ("text",), ("a", "b"), sizes, sizes, rows, score, "validation", ("a note",), 0
+        run="run",
+        step=8,
+        data="shards",
+        label="label",
+        streams=("text",),
+        classes=("a", "b"),
+        samples=sizes,
+        groups=sizes,
+        rows=rows,
+        score=score,
+        gain=high,
+        chosen_by="validation",
+        notes=("a note",),
+        seed=0,
     )
     result.write(run, narrowed=False)
     (run / "probe-broken.json").write_text('{"streams": []}')
     page = page_of(run)
     for words in ("62.5 % 50.0 to 75.0", "untrained <i>", "25.0 %", "commonest class", "1,200 train", "a note"):
         assert words in page.plain
-    assert "width:62.50%" in page.values("style")
-    assert "left:12.50%;width:25.00%" in page.values("style")
+    assert f"width:{share}%" in page.values("style")
+    assert whisker in page.values("style")
+    assert f"chosen by {'accuracy' if score == 'accuracy' else 'macro-F1'} on validation" in page.plain
     assert "probe-broken.json can't be read" in page.plain
 
 

@@ -5,9 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmpt.encoders import Modality
-from mmpt.encoders.sound import SMALLEST_STD
 from mmpt.encoders.speech import Speech
-from mmpt.encoders.speech_mel import SpeechMel, log_mel
+from mmpt.encoders.speech_mel import SMALLEST_DEVIATION, SpeechMel, log_mel
 from mmpt.errors import ConfigError
 from mmpt.objectives.targets import Target
 from mmpt.tokens import StreamContext
@@ -55,4 +54,4 @@ def _standardised(spectra: Float[Tensor, "B N P"], valid: Bool[Tensor, "B N 1"])
     count = valid.sum(1, keepdim=True).clamp(min=1)
     centred = torch.where(valid, spectra - (spectra * valid).sum(1, keepdim=True) / count, 0.0)
     std = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    return centred / std.clamp(min=SMALLEST_STD)
+    return centred / std.clamp(min=SMALLEST_DEVIATION)
