@@ -6,13 +6,18 @@ The names below are the public ones; each is imported when it is first asked for
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmpt.data.builders.ecg import build_ecg
     from mmpt.data.builders.images import build_images
+    from mmpt.data.builders.labs import build_labs
+    from mmpt.data.builders.speech import build_speech
     from mmpt.data.builders.text import build_text
     from mmpt.data.index import index_folder
     from mmpt.data.inspect import inspect_folder
     from mmpt.data.manifest import Manifest, load_manifest
     from mmpt.data.writer import ShardWriter
+    from mmpt.downstream.columns import with_columns
     from mmpt.downstream.encoder import Encoder, load
+    from mmpt.downstream.pooling import Features
     from mmpt.downstream.probe import probe
     from mmpt.downstream.result import ProbeResult
     from mmpt.errors import CheckpointError, ConfigError, DataError, Interrupted, MmptError
@@ -23,12 +28,16 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Encoder",
+    "Features",
     "Interrupted",
     "Manifest",
     "MmptError",
     "ProbeResult",
     "ShardWriter",
+    "build_ecg",
     "build_images",
+    "build_labs",
+    "build_speech",
     "build_text",
     "index_folder",
     "inspect_folder",
@@ -36,16 +45,22 @@ __all__ = [
     "load_manifest",
     "pretrain",
     "probe",
+    "with_columns",
 ]
 
 _HOMES = {
+    "mmpt.data.builders.ecg": ("build_ecg",),
     "mmpt.data.builders.images": ("build_images",),
+    "mmpt.data.builders.labs": ("build_labs",),
+    "mmpt.data.builders.speech": ("build_speech",),
     "mmpt.data.builders.text": ("build_text",),
     "mmpt.data.index": ("index_folder",),
     "mmpt.data.inspect": ("inspect_folder",),
     "mmpt.data.manifest": ("Manifest", "load_manifest"),
     "mmpt.data.writer": ("ShardWriter",),
+    "mmpt.downstream.columns": ("with_columns",),
     "mmpt.downstream.encoder": ("Encoder", "load"),
+    "mmpt.downstream.pooling": ("Features",),
     "mmpt.downstream.probe": ("probe",),
     "mmpt.downstream.result": ("ProbeResult",),
     "mmpt.errors": ("CheckpointError", "ConfigError", "DataError", "Interrupted", "MmptError"),

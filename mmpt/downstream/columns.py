@@ -52,7 +52,8 @@ def with_columns(
         raise DataError(f"new columns: {error}") from error
     backbone = copy.deepcopy(encoder.backbone)
     backbone.encoders[stream] = _widened(cast("LabsEncoder", backbone.encoders[stream]), wider).to(encoder.device)
-    return dataclasses.replace(encoder, backbone=backbone, modalities={**encoder.modalities, stream: wider})
+    modalities = {**encoder.modalities, stream: wider}
+    return dataclasses.replace(encoder, backbone=backbone, modalities=modalities, run=None)
 
 
 def _widened(old: LabsEncoder, labs: Labs) -> LabsEncoder:

@@ -80,7 +80,7 @@ def load(
         load_weights(backbone, saved.weights, prefix="backbone.")
     device = torch.device(device) if device is not None else _default_device()
     backbone.requires_grad_(False).eval().to(device)
-    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device)
+    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device, run)
 
 
 def find_checkpoint(run: Path, step: int | None = None) -> Path:
@@ -106,6 +106,7 @@ class Encoder:
         recipe: of the run.
         step: of the checkpoint; None means untrained.
         device: where it computes.
+        run: the folder it was loaded from; None where the encoder is no longer that of the run.
     """
 
     backbone: Backbone
@@ -113,6 +114,7 @@ class Encoder:
     recipe: Recipe
     step: int | None
     device: torch.device
+    run: Path | None = None
 
     @property
     def width(self) -> int:
@@ -167,6 +169,23 @@ class Encoder:
         if pool is None:
             return join(parts, order, self.width)
         return torch.cat(parts)[order] if parts else torch.empty(0, self.width * (2 if pool == "mean_std" else 1))
+
+    def impute(self, table: Any, *, batch_size: int = 256) -> Any:
+        """The laboratory table with its missing cells filled by the run's own predictions.
+
+        Args:
+            table: a list of dicts, a pandas DataFrame, or a float array with NaN; see `mmpt.downstream.imputation`.
+            batch_size: rows that go through the model at once.
+
+        Raises:
+            DataError: untrained or changed encoders, runs that predict no cells, and rows that can't be read.
+        """
+        from mmpt.downstream.imputation import impute  # the objective is loaded only here
+        from mmpt.report.pretrained import load_pretrained
+
+        if self.run is None or self.step is None:
+            raise DataError("imputation needs a trained run as it was loaded, neither untrained nor with other columns")
+        return impute(load_pretrained(self.run, step=self.step), table, batch_size=batch_size)
 
     def _encode_all(
         self, samples: Iterable[Mapping[str, Any]], pool: str | None, batch_size: int

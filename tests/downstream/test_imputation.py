@@ -264,6 +264,15 @@ def test_runs_that_cannot_impute_are_refused(pretrained, run):
         impute(pretrained, [], batch_size=0)
 
 
+def test_a_loaded_run_imputes_and_one_that_is_not_the_runs_own_refuses(trained, pretrained):
+    rows = patients(20)
+    encoder = load(trained)
+    assert encoder.impute(rows) == impute(pretrained, rows)
+    for other in (load(trained, untrained=True), with_columns(encoder, NEW, MEASURED)):
+        with pytest.raises(DataError, match="imputation needs a trained run as it was loaded"):
+            other.impute(rows)
+
+
 # ---- more columns
 
 NEW = [

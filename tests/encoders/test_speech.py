@@ -27,7 +27,9 @@ def read(speech, value, draw=None):
 
 
 def collated(speech, lengths, size=None):
-    return speech.collate([[read(speech, recording(n, length))] for n, length in enumerate(lengths)], size)
+    """A row for each length; 0 is a row without sound."""
+    rows = [[read(speech, recording(n, length))] if length else [] for n, length in enumerate(lengths)]
+    return speech.collate(rows, size)
 
 
 def context_of(content):
@@ -154,11 +156,12 @@ def test_a_padded_row_is_the_row_alone(tmp_path, randomised, norm, true):
 def test_what_stands_in_padding_never_matters(tmp_path, randomised, norm, filler):
     speech = small_speech(tmp_path, norm=norm)
     encoder = randomised(speech.encoder(WIDTH))
-    content = collated(speech, (*LENGTHS[1:], WHOLE), size=20)
+    content = collated(speech, (*LENGTHS[1:], 0, WHOLE), size=20)
     choice = torch.full(content.valid.shape, 0.7, dtype=torch.float64)
     results, gradients = [], []
     for each in (content, with_padding(content, filler)):
         tokens = encoder(each)
+        assert not tokens.x[~content.valid].any()
         results.append((tokens.x, encoder.substitute(each, choice), LogMelTarget(speech)(context_of(each))))
         encoder.zero_grad()
         tokens.x.square().sum().backward()
