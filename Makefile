@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-RUN    ?= runs/quickstart
+RUN    ?= runs/five
 SHARDS ?= shards
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo cpu)
 
@@ -10,13 +10,16 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo c
 
 pretrain: $(VENV)/.installed
 	$(BIN)/mmpt samples $(SHARDS)
-	$(BIN)/mmpt pretrain quickstart --out $(RUN)
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/text --label label
+	$(BIN)/mmpt pretrain five --out $(RUN)
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/text --label label --streams text
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/images --label label --streams image
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/speech --label label --streams speech
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/ecg --label label --streams ecg --score macro_f1
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/labs --label label --streams labs
 	$(BIN)/mmpt report $(RUN)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

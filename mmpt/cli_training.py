@@ -23,7 +23,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     recipes.set_defaults(run=run_recipes)
 
     describe = add_verb(
-        verbs, "describe", "print what a recipe comes to, without training", "mmpt describe quickstart trunk.depth=6"
+        verbs, "describe", "print what a recipe comes to, without training", "mmpt describe five trunk.depth=6"
     )
     _add_recipe(describe)
     describe.add_argument("--ranks", type=int, default=1, help="processes to plan for (default: 1)")
@@ -33,8 +33,8 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "pretrain",
         "pretrain a recipe, or go on with what the run folder holds",
-        "mmpt pretrain quickstart --out runs/first training.steps=1000\n"
-        "  deepspeed --num_accelerators 2 --module mmpt pretrain quickstart --out runs/first",
+        "mmpt pretrain five --out runs/first training.steps=1000\n"
+        "  deepspeed --num_accelerators 2 --module mmpt pretrain five --out runs/first",
         EXITS,
     )
     _add_recipe(pretrain)
@@ -45,7 +45,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "probe",
         "linear and kNN probe of a run's frozen features, beside the untrained encoder",
-        "mmpt probe runs/quickstart shards/images --label label",
+        "mmpt probe runs/five shards/images --label label",
     )
     probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     probe.add_argument("data", metavar="DATA", help="data set with labels")
@@ -74,7 +74,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     show.set_defaults(run=run_show)
 
     report = add_verb(
-        verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/quickstart"
+        verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/five"
     )
     report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     report.set_defaults(run=run_report)
