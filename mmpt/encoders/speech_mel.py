@@ -45,7 +45,8 @@ def log_mel(windows: Float[Tensor, "*rows T"], rate: int, mels: int) -> Float[Te
     hann = torch.hann_window(window, dtype=windows.dtype, device=windows.device)
     spectra = torch.view_as_real(torch.fft.rfft(windows * hann, size))
     filters = mel_filters(rate, size // 2 + 1, mels).to(windows)
-    return (spectra.square().sum(-1) @ filters).add_(FLOOR).log_()
+    with torch.autocast(windows.device.type, enabled=False):  # half precision would be heard in quiet bands
+        return (spectra.square().sum(-1) @ filters).add_(FLOOR).log_()
 
 
 def fft_size(window: int) -> int:

@@ -68,6 +68,12 @@ def _taps(x: Float[Tensor, "T C"], weight: Float[Tensor, "P D"], stride: int) ->
     return views
 
 
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would have a product computed in; it doesn't look into a function with its own backward."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class RowNorm(nn.Module):
     """GroupNorm with a group a channel, over each row's own time: what lies between rows has no part in it."""
 
@@ -104,7 +110,8 @@ class ConvLayer(nn.Module):
         if x.shape[1] == 1:
             y = x[:, 0].unfold(0, self.kernel, self.stride) @ self.weight
         else:
-            y = cast("Tensor", _Conv.apply(x, self.weight, self.stride))
+            dtype = _autocast_dtype(x)
+            y = cast("Tensor", _Conv.apply(x.to(dtype), self.weight.to(dtype), self.stride))
         if self.bias is not None:
             y = y + self.bias
         if self.norm is not None:

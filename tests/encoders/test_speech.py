@@ -204,6 +204,29 @@ def test_the_gradient_that_enters_the_stem_is_scaled_and_nothing_else(tmp_path, 
             assert_close(second.grad, first.grad * (0.1 if name.startswith("stem") else 1.0), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_half_precision_is_near_single_and_reaches_every_weight(tmp_path, randomised, norm):
+    speech = small_speech(tmp_path, norm=norm, conv_bias=True, gradient_scale=0.1)
+    encoder, content = randomised(speech.encoder(WIDTH)), collated(speech, LENGTHS)
+
+    def tokens():
+        embedded = encoder(content)
+        return encoder.settle(replace(embedded, embedded.x), content.valid.shape[1]).tokens
+
+    single, target = tokens(), LogMelTarget(speech)(context_of(content))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = tokens()
+        assert torch.equal(LogMelTarget(speech)(context_of(content)), target)
+    assert half.x.dtype == torch.bfloat16
+    assert_close(half.x.float(), single.x, rtol=0, atol=0.1)
+    assert_close(half.position.float(), single.position, rtol=0, atol=0.1)
+    (half.x.float().square().sum() + half.position.float().sum()).backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.any(), name
+
+
 # ---- positions
 
 
