@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from running import environment
+from running import build_all_small_shards, environment
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,3 +107,21 @@ def test_peak_benchmark_prints_every_encoder_and_shares_that_make_a_whole() -> N
     assert [row[0] for row in rows] == ["ecg", "ecg_stem", "labs"]
     for row in rows:
         assert sum(float(cell.rstrip("%")) for cell in row[5:]) == pytest.approx(100, abs=5)
+
+
+@pytest.mark.slow
+def test_speech_benchmark_prints_equal_losses_of_both_sides() -> None:
+    rows = run("speech_step.py")
+    assert len(rows) % 2 == 0
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert ours[4] == theirs[4]
+
+
+@pytest.mark.slow
+def test_loading_benchmark_prints_a_row_a_recipe(tmp_path: Path) -> None:
+    shards = build_all_small_shards(tmp_path)
+    command = [sys.executable, str(FOLDER / "loading.py"), str(shards), "--steps", "4", "--recipes", "labs_mltm"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "labs_mltm" in done.stdout
+    assert "%" in done.stdout
