@@ -52,7 +52,7 @@ class EcgView(View):
         return Recording(
             self.ecg.leads,
             self.ecg.rate,
-            self.ecg.facts.values.get("unit", "mV") if self.ecg.normalize == "statistics" else "standard deviations",
+            self._unit(),
             self._in_units(original),
             hidden & np.isfinite(original),
             self._in_units(self._in_place(predicted, place[tokens], count)),
@@ -96,6 +96,11 @@ class EcgView(View):
         else:
             grid[strip] = numbers.unflatten(1, (self.ecg.stride, -1)).transpose(1, 2)
         return grid.transpose(1, 2).flatten(0, 1).numpy()
+
+    def _unit(self) -> str:
+        if self.ecg.normalize != "statistics":
+            return "standard deviations"
+        return self.ecg.facts.values.get("unit") or "without a unit"
 
     def _in_units(self, numbers: Shaped[np.ndarray, "T C"]) -> Float[np.ndarray, "T C"]:
         if self.ecg.normalize != "statistics":
