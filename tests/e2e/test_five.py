@@ -5,12 +5,13 @@ from running import build_all_small_shards, close, mmpt, weights
 
 from mmpt.training.ledger import read_lines
 
+RARE = ("emoji", "captioned", "prompts", "transcribed", "beats", "reported", "patients", "noted")
 TINY = [
     "trunk.width=16",
     "trunk.heads=2",
     "trunk.depth=1",
     *(f"objective.streams.{name}.predictor.width=16" for name in ("image", "speech", "ecg", "labs")),
-    *(f"data.sources.{name}.weight=1" for name in ("emoji", "prompts", "beats", "patients")),
+    *(f"data.sources.{name}.weight=1" for name in RARE),
     "data.sources.glosses.weight=12",
     "data.batch_size=8",
     "training.steps=20",
@@ -40,9 +41,7 @@ def alone(folder):
 
 def test_every_source_has_its_turns(alone):
     seen = {line["source"] for line in read_lines(alone / "metrics.jsonl")}
-    assert seen == {
-        "glosses", "emoji", "captioned", "prompts", "transcribed", "beats", "reported", "patients", "noted"
-    }  # fmt: skip
+    assert seen == {"glosses", *RARE}
     lines = read_lines(alone / "metrics.jsonl")
     assert all(f"{name}/loss" in {key for line in lines for key in line} for name in ("speech", "ecg", "labs"))
 
