@@ -29,8 +29,8 @@ from mmpt.data.manifest import load_manifest
 from mmpt.data.reader import Reader
 from mmpt.downstream.columns import labs_stream
 from mmpt.downstream.imputation import impute
+from mmpt.downstream.pretrained import load_pretrained
 from mmpt.encoders.labs import Labs
-from mmpt.report.pretrained import load_pretrained
 
 
 class Score(NamedTuple):

@@ -14,7 +14,6 @@ numbers (gather, copy, concatenate), the update, drawing the mask, and autograd'
 - labs: 40 columns, of which a row has 20 to 40; half of the cells dropped.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pretrain_step import CLOCKS, Contender, batch_of, measure, optimizer_of, wired
 from rich.console import Console
 from rich.table import Table
+from stepping import CLOCKS, Contender, arguments_of, batch_of, measure, optimizer_of, wired
 from torch.autograd.profiler_util import FunctionEvent
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -203,23 +202,9 @@ def add_row(table: Table, contender: Contender, peaks: Sequence[float]) -> str:
     return f"{contender.name}: " + ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in largest)
 
 
-def arguments_of() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for the steps and the peak")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of which medians are taken")
-    parser.add_argument("--small", action="store_true", help="tiny sizes: shows that it runs, says nothing of speed")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's seconds, for one thread")
-    parser.add_argument("--seed", type=int, default=0, help="of signals, cells and weights")
-    arguments = parser.parse_args()
-    if arguments.clock == "cpu" and arguments.threads > 1:
-        parser.error("--clock cpu adds up the seconds of all threads; use it with --threads 1")
-    return arguments
-
-
 def main() -> None:
     """Print the table."""
-    arguments = arguments_of()
+    arguments = arguments_of(__doc__)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     sizes = SMALL if arguments.small else Sizes()

@@ -20,11 +20,9 @@ repeats' ratios. `of peak` is FLOPs counted from shapes, by time, by the rate of
 same repeat. On a machine that others use too, `--clock cpu` counts the process's own seconds.
 """
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +31,21 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from stepping import (
+    CLOCKS,
+    Contender,
+    arguments_of,
+    batch_of,
+    block_weights,
+    buffers_of,
+    first_losses,
+    layer,
+    measure,
+    mmpt_loss,
+    optimizer_of,
+    shaken,
+    wired,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -46,24 +59,23 @@ from mmpt.build import load_weights
 from mmpt.config import component
 from mmpt.data.layouts import Pieces
 from mmpt.data.layouts.pack import PackLayout
-from mmpt.encoders import Facts, Modality
+from mmpt.encoders import Facts
 from mmpt.encoders.image import Image, normalise
 from mmpt.encoders.text import Text
-from mmpt.model import Backbone, MaskedModel
+from mmpt.model import MaskedModel
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.corruption.replace import ReplaceCorruption
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamSettings
+from mmpt.objectives.masked_prediction import StreamSettings
 from mmpt.objectives.masking.algebra import MaskingSettings
 from mmpt.objectives.predictors import Predictor
 from mmpt.objectives.targets import Target
-from mmpt.tokens import Batch, Content, Tokens
+from mmpt.tokens import Batch, Tokens
 from mmpt.trunk.transformer import Transformer
 
 BOS, PAD, EOS, MASK, SPECIALS = 0, 1, 2, 3, 5
 IGNORED = -100
 EPS = 1e-6
-TOLERANCE = 1e-4
 GOALS = {"text": 2.5, "image": 1.15}
 ROBERTA = (
     *("attention.LayerNorm", "attention.self.query", "attention.self.key", "attention.self.value"),
@@ -110,29 +122,6 @@ class ImageSizes:
 SMALL_TEXT = TextSizes(width=32, depth=2, vocabulary=256, longest=64, median=16, rows=4, batches=2, pool=4)
 FINE_IMAGE = ImageSizes(patch=8, images=16)
 SMALL_IMAGE = ImageSizes(pixels=16, patch=4, width=48, depth=2, decoder_width=32, images=4, batches=2)
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-@dataclass
-class Contender:
-    """One row of the table: what a step costs and what it is worth, batch by batch."""
-
-    name: str
-    losses: list[Callable[[], Tensor]]
-    optimizer: torch.optim.Optimizer
-    useful: list[int]  # tokens that are not padding, or images
-    places: list[int]
-    flops: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of every repeat, all batches together
-
-    def step(self, number: int, clock: Clock) -> float:
-        """Forward, backward, update; returns seconds."""
-        began = clock()
-        self.losses[number]().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return clock() - began
 
 
 class Document(NamedTuple):
@@ -176,22 +165,6 @@ def image_flops(sizes: ImageSizes, images: int, *, lean: bool) -> float:
 
 
 # The same weights on both sides.
-
-
-def block_weights(peer: Mapping[str, Tensor], theirs: str, ours: str, names: Sequence[str]) -> dict[str, Tensor]:
-    """A block's weights; `names` are the peer's norm1, query, key, value, proj, norm2, fc1 and fc2."""
-    own = ("norm1", "attention.proj", "norm2", "feedforward.mlp.fc1", "feedforward.mlp.fc2")
-    mine = {}
-    for kind in ("weight", "bias"):
-        first, *qkv, proj, second, fc1, fc2 = (peer[f"{theirs}.{name}.{kind}"] for name in names)
-        mine |= {f"{ours}.{n}.{kind}": v for n, v in zip(own, (first, proj, second, fc1, fc2), strict=True)}
-        mine[f"{ours}.attention.qkv.{kind}"] = torch.cat(qkv)
-    return mine
-
-
-def layer(peer: Mapping[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
-    """Weight and bias of one module."""
-    return {f"{ours}.{kind}": peer[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
 
 
 def copy_text(peer: nn.Module, model: MaskedModel, sizes: TextSizes) -> None:
@@ -242,20 +215,6 @@ def copy_image(peer: nn.Module, model: MaskedModel, sizes: ImageSizes) -> None:
     load_weights(model, {**buffers_of(model), **mine})
 
 
-def buffers_of(model: nn.Module) -> dict[str, Tensor]:
-    """What is not trained stays as it is."""
-    return dict(model.named_buffers())
-
-
-def shaken(peer: nn.Module) -> nn.Module:
-    """Noise on every weight, so that no norm or bias is its neutral self when the losses are compared."""
-    with torch.no_grad():
-        for parameter in peer.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    return peer.train()
-
-
 # The two methods.
 
 
@@ -285,33 +244,6 @@ def image_model(sizes: ImageSizes) -> tuple[MaskedModel, Image]:
     )
     trunk = Transformer(1, width=sizes.width, depth=sizes.depth, heads=sizes.heads, norm_eps=EPS)
     return wired("image", image, trunk, settings), image
-
-
-def wired(name: str, modality: Modality, trunk: Transformer, settings: StreamSettings) -> MaskedModel:
-    """A model of one stream."""
-    modalities = {name: modality}
-    backbone = Backbone(modalities, trunk)
-    return MaskedModel(backbone, MaskedPrediction(backbone, modalities, streams={name: settings})).train()
-
-
-def batch_of(name: str, content: Content, number: int) -> Batch:
-    """Rows with their own keys of random numbers."""
-    uid = torch.arange(len(content.values)) + number * len(content.values)
-    return Batch({name: content}, uid, uid + 1, name, number)
-
-
-def mmpt_loss(model: MaskedModel, batch: Batch) -> Tensor:
-    """Draw the mask, compute, divide the sum by the number of scored tokens."""
-    hidden = model.hide(batch, 0.0)
-    step = model(batch, hidden, 0.0)
-    ((name, loss),) = step.losses.items()
-    return loss.total / hidden[name].denominator
-
-
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """The same for both sides."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
 
 
 # Text.
@@ -502,44 +434,6 @@ def image_contenders(sizes: ImageSizes, seed: int) -> list[Contender]:
 # Measuring.
 
 
-def first_losses(contenders: Sequence[Contender]) -> dict[str, float]:
-    """Before any training; the first two contenders must agree on every batch, for they have the same work."""
-    with torch.no_grad():
-        ours, peer = ([float(loss()) for loss in contender.losses] for contender in contenders[:2])
-    for mine, theirs in zip(ours, peer, strict=True):
-        if abs(mine - theirs) > TOLERANCE:
-            raise SystemExit(f"{contenders[0].name}: loss {mine}, {contenders[1].name}: {theirs}; they must be equal")
-    return {contender.name: losses[0] for contender, losses in zip(contenders[:2], (ours, peer), strict=True)}
-
-
-def measure_peak(size: int, clock: Clock, products: int = 3) -> float:
-    """FLOPs a second of a large float32 product: the best of a few."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(products):
-        began = clock()
-        left @ right
-        best = min(best, clock() - began)
-    return 2 * size**3 / best
-
-
-def measure(contenders: Sequence[Contender], repeats: int, peak_size: int, clock: Clock) -> list[float]:
-    """Fill in the seconds of every repeat; returns the peak of each."""
-    peaks = []
-    for repeat in range(-1, repeats):  # the first round warms up
-        peak = measure_peak(peak_size, clock)
-        seconds = [0.0] * len(contenders)
-        for number in range(len(contenders[0].losses)):
-            turn = (repeat + number) % len(contenders)  # none always comes first
-            for place in [*range(turn, len(contenders)), *range(turn)]:
-                seconds[place] += contenders[place].step(number, clock)
-        if repeat >= 0:
-            peaks.append(peak)
-            for contender, spent in zip(contenders, seconds, strict=True):
-                contender.seconds.append(spent)
-    return peaks
-
-
 def add_rows(
     table: Table, name: str, contenders: Sequence[Contender], losses: Mapping[str, float], peaks: Sequence[float]
 ) -> None:
@@ -564,23 +458,9 @@ def add_rows(
     table.add_section()
 
 
-def arguments_of() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for all sides and the peak")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of which medians are taken")
-    parser.add_argument("--small", action="store_true", help="tiny sizes: shows that it runs, says nothing of speed")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's seconds, for one thread")
-    parser.add_argument("--seed", type=int, default=0, help="of documents, pictures and weights")
-    arguments = parser.parse_args()
-    if arguments.clock == "cpu" and arguments.threads > 1:
-        parser.error("--clock cpu adds up the seconds of all threads; use it with --threads 1")
-    return arguments
-
-
 def main() -> None:
     """Print the table."""
-    arguments = arguments_of()
+    arguments = arguments_of(__doc__)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     text = SMALL_TEXT if arguments.small else TextSizes()

@@ -15,7 +15,6 @@ repeats' ratios. On a machine that others use too, `--clock cpu` counts the proc
 where the time of mmpt's first batch goes.
 """
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pretrain_step import (
+from rich.console import Console
+from rich.table import Table
+from stepping import (
     CLOCKS,
     Contender,
+    arguments_of,
     batch_of,
     block_weights,
     buffers_of,
@@ -39,8 +41,6 @@ from pretrain_step import (
     shaken,
     wired,
 )
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.profiler import ProfilerActivity, profile
@@ -288,16 +288,7 @@ def print_profile(contenders: Sequence[Contender], clock: str) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for both sides")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of which medians are taken")
-    parser.add_argument("--small", action="store_true", help="tiny sizes: shows that it runs, says nothing of speed")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's seconds, for one thread")
-    parser.add_argument("--seed", type=int, default=0, help="of utterances and weights")
-    parser.add_argument("--profile", action="store_true", help="where the time goes")
-    arguments = parser.parse_args()
-    if arguments.clock == "cpu" and arguments.threads > 1:
-        parser.error("--clock cpu adds up the seconds of all threads; use it with --threads 1")
+    arguments = arguments_of(__doc__, ("--profile", "where the time goes"))
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     title = f"one step: {arguments.threads} thread(s), {arguments.repeats} repeats, {arguments.clock} clock"

@@ -133,3 +133,16 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *,
 def count_parameters(modules: Sequence[torch.nn.Module]) -> int:
     """Each parameter once."""
     return sum(p.numel() for p in {id(p): p for module in modules for p in module.parameters()}.values())
+
+
+def parameter_counts(model: MaskedModel) -> dict[str, int]:
+    """By part; the objective's are those that the backbone does not share."""
+    backbone = model.backbone
+    encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
+    whole, shared = count_parameters([model]), count_parameters([backbone])
+    return {
+        **encoders,
+        "trunk": count_parameters([backbone.trunk]),
+        "objective": whole - shared,
+        "all": whole,
+    }

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmpt.build import count_parameters, source_weights
+from mmpt.build import count_parameters, parameter_counts, source_weights
 from mmpt.config import dump_yaml, load_settings
 from mmpt.data.batches import source_shares
 from mmpt.recipes import find_recipe
@@ -30,19 +30,8 @@ def describe(recipe: str | Path, overrides: list[str], *, ranks: int, console: C
 
 def _parameters(built: Built) -> Table:
     table = Table("part", "parameters", title="parameters")
-    backbone = built.model.backbone
-    rows = {
-        **{f"encoder {name}": [module] for name, module in backbone.encoders.items()},
-        "trunk": [backbone.trunk],
-        "objective (its own)": [built.model.objective],
-        "all": [built.model],
-    }
-    backbone_only = count_parameters([backbone])
-    for name, modules in rows.items():
-        count = count_parameters(modules)
-        if name.startswith("objective"):
-            count = count_parameters([built.model]) - backbone_only
-        table.add_row(name, f"{count:,}")
+    for name, count in parameter_counts(built.model).items():
+        table.add_row("objective (its own)" if name == "objective" else name, f"{count:,}")
     return table
 
 

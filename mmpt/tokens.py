@@ -24,6 +24,11 @@ class Content(NamedTuple):
     full: bool = False  # every token valid and one document a row: attention needs no mask
     observed_count: int | None = None  # observed tokens of every row, where all rows have as many
 
+    def to(self, device: torch.device) -> "Content":
+        """The same on a device."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in self[:5])
+        return Content(*moved, full=self.full, observed_count=self.observed_count)
+
 
 class Batch(NamedTuple):
     """One micro-batch of one source: the same streams on every rank."""
@@ -33,6 +38,12 @@ class Batch(NamedTuple):
     draw: Int[Tensor, " B"]  # key of every random number of the row: from (seed, epoch, uid)
     source: str
     position: int  # the step it belongs to
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        streams = {name: content.to(device) for name, content in self.streams.items()}
+        uid, draw = (tensor.to(device, non_blocking=True) for tensor in (self.uid, self.draw))
+        return self._replace(streams=streams, uid=uid, draw=draw)
 
 
 class Tokens(NamedTuple):
@@ -91,6 +102,12 @@ def gather(x: Shaped[Tensor, "B N ..."], index: Int[Tensor, "B K"]) -> Shaped[Te
     """x[b, index[b, k]] for every row."""
     shape = index.shape + (1,) * (x.dim() - 2)
     return x.gather(1, index.view(shape).expand(-1, -1, *x.shape[2:]))
+
+
+def another(valid: Bool[Tensor, "B N"], choice: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """For every place the index of some valid token of its row, picked by numbers in (0, 1)."""
+    ordered = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+    return ordered.gather(1, (choice * valid.sum(1, keepdim=True)).long())
 
 
 def gather_tokens(tokens: Tokens, index: Int[Tensor, "B K"], *, full: bool) -> Tokens:

@@ -1,8 +1,9 @@
 """The benchmarks run, and what they count is right; nothing is said of their speed."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -29,12 +30,10 @@ def run(script: str) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def steps() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_pretrain_step", FOLDER / "pretrain_step.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def steps() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)  # as for `python benchmarks/pretrain_step.py`
+        yield importlib.import_module("pretrain_step")
 
 
 @pytest.mark.slow

@@ -110,9 +110,15 @@ def decode_audio(data: bytes) -> tuple[np.ndarray, int]:
     try:
         return soundfile.read(io.BytesIO(data), dtype="float32")
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        # its own words alone: the full message has the address of our buffer
-        words = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
-        raise DataError(f"undecodable sound ({words})") from error
+        raise DataError(sound_trouble(error)) from error
+
+
+def sound_trouble(error: Exception) -> str:
+    """The decoder's words, without the address of a buffer that its own message has."""
+    import soundfile
+
+    words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return f"undecodable sound ({words.strip().rstrip('.')})"
 
 
 DECODERS = {

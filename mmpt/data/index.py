@@ -2,12 +2,10 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.images import picture_statistics, pixel_sums
 from mmpt.data.builders.parallel import run_tasks
@@ -23,7 +21,7 @@ from mmpt.data.schema import KINDS, REFUSED, Field, declare
 from mmpt.data.shard import Part
 from mmpt.data.split import Shares, check_shares, split_of
 from mmpt.data.tarscan import scan_tar
-from mmpt.data.tokenizer import FOLDER, adopt_tokenizer, read_tokenizer, token_ids, tokenizer_facts, train_tokenizer
+from mmpt.data.tokenizer import FOLDER, adopt_tokenizer, kept_tokenizer, token_ids, tokenizer_facts, train_tokenizer
 from mmpt.data.writer import DEFAULT_SHARES
 from mmpt.errors import DataError
 
@@ -184,7 +182,7 @@ def count_tokens(folder: Path, parts: Sequence[Part], name: str, processes: int)
 
 def token_lengths(task: LengthTask) -> list[int]:
     """Tokens of the texts at the places of one tar."""
-    tokenizer = _cached_tokenizer(task.tokenizer)
+    tokenizer = kept_tokenizer(task.tokenizer)
     return [len(token_ids(tokenizer, text)) for text in _texts(task.path, task.places)]
 
 
@@ -247,8 +245,3 @@ def _texts(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[str]:
 
 def _place(row: Mapping[str, Any], name: str) -> tuple[int, int]:
     return row[f"{name}.offset"], row[f"{name}.size"]
-
-
-@lru_cache(maxsize=1)
-def _cached_tokenizer(folder: Path) -> Tokenizer:
-    return read_tokenizer(folder)

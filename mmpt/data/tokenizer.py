@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer:
+    """The same, read once a process for as long as the file stays what it is."""
+    return _kept(folder, (folder / "tokenizer.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _kept(folder: Path, changed: int) -> Tokenizer:
+    return read_tokenizer(folder)
 
 
 def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -181,7 +181,7 @@ class Encoder:
             DataError: untrained or changed encoders, runs that predict no cells, and rows that can't be read.
         """
         from mmpt.downstream.imputation import impute  # the objective is loaded only here
-        from mmpt.report.pretrained import load_pretrained
+        from mmpt.downstream.pretrained import load_pretrained
 
         if self.run is None or self.step is None:
             raise DataError("imputation needs a trained run as it was loaded, neither untrained nor with other columns")
@@ -236,8 +236,8 @@ class Encoder:
         for name in batch.streams:
             if name not in self.modalities:
                 raise DataError(_unknown(name, self.modalities))
-        contents = {name: _on(content, self.device) for name, content in batch.streams.items()}
-        tokens = self.backbone(batch._replace(streams=contents, draw=batch.draw.to(self.device)))
+        moved = batch.to(self.device)
+        contents, tokens = moved.streams, self.backbone(moved)
         streams = {
             name: TokenLatents(own.x.float(), contents[name].valid, contents[name].observed, contents[name].place)
             for name, own in tokens.items()
@@ -256,11 +256,6 @@ def _unknown(name: Any, streams: Mapping[str, Modality]) -> str:
     near = difflib.get_close_matches(str(name), streams, n=1)
     advice = f"did you mean '{near[0]}'? " if near else ""
     return f"this run has no stream '{name}'; {advice}it has {', '.join(streams)}"
-
-
-def _on(content: Content, device: torch.device) -> Content:
-    moved = [tensor.to(device) for tensor in content[:5]]
-    return Content(*moved, full=content.full, observed_count=content.observed_count)
 
 
 def _default_device() -> torch.device:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from mmpt.downstream.columns import labs_stream
+from mmpt.downstream.pretrained import Pretrained
 from mmpt.encoders.labs import Labs
 from mmpt.errors import DataError
 from mmpt.objectives import Hidden, Prediction
 from mmpt.objectives.corruption.replace import ReplaceCorruption
 from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
 from mmpt.objectives.targets.cells import CellsTarget
-from mmpt.report.pretrained import Pretrained
 from mmpt.tokens import Batch, Content
 
 Table = Any  # a list of dicts, a pandas DataFrame or an array

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmpt.encoders import Encoder
-from mmpt.encoders.strips import Strips, another, only
+from mmpt.encoders.recording import padded
+from mmpt.encoders.strips import Strips
 from mmpt.errors import ConfigError
-from mmpt.tokens import Content, Shown, Tokens, gather
+from mmpt.tokens import Content, Shown, Tokens, another, gather
 from mmpt.trunk.positions import sincos_2d
 
 
@@ -41,7 +42,7 @@ class Ecg(Strips):
 
     def num_tokens(self, start: int, stop: int) -> int:
         """Of a recording that lacks no lead; which leads it lacks is known when it is read."""
-        return len(self.leads) * self.strips(stop - start)
+        return len(self.leads) * self.places(stop - start)
 
     def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Strips of all leads, those of missing ones NaN; float32 (N, P)."""
@@ -50,17 +51,8 @@ class Ecg(Strips):
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
         """One recording a row, its observed strips alone; values (B, N, P) float32."""
-        found = [self._observed(only(row)) for row in rows]
-        shape = len(rows), size or max([len(place) for _, place in found] + [1])
-        values = np.zeros((*shape, self.patch), np.float32)
-        place, valid = np.zeros(shape, np.int64), np.zeros(shape, dtype=bool)
-        for row, (strips, places) in enumerate(found):
-            here = slice(len(places))
-            values[row, here], place[row, here], valid[row, here] = strips, places, True
-        arrays = (values, valid, valid.copy(), np.zeros_like(place), place)
-        full = bool(valid.all())
-        tensors = (torch.from_numpy(array) for array in arrays)
-        return Content(*tensors, full=full, observed_count=shape[1] if full else None)
+        tokens, places = zip(*(self._observed(self.only(row)) for row in rows), strict=True)
+        return padded(tokens, places, size)
 
     def _observed(self, strips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The strips without the missing ones, and their places."""
@@ -68,7 +60,7 @@ class Ecg(Strips):
             return np.zeros((0, self.patch), np.float32), np.zeros(0, np.int64)
         observed = ~np.isnan(strips).any(axis=1)
         lead, strip = np.divmod(np.flatnonzero(observed), len(strips) // len(self.leads))
-        return strips[observed], lead * self.max_strips + strip
+        return strips[observed], lead * self.max_places + strip
 
     def token_names(self, content: Content, row: int) -> list[str]:
         """Lead and time."""
@@ -76,7 +68,7 @@ class Ecg(Strips):
         return [self._name(place) if real else "" for place, real in zip(places, valid, strict=True)]
 
     def _name(self, place: int) -> str:
-        lead, strip = divmod(place, self.max_strips)
+        lead, strip = divmod(place, self.max_places)
         return f"{self.leads[lead]} {self.stretch_name(strip)}"
 
     def encoder(self, width: int) -> "EcgEncoder":
@@ -91,7 +83,7 @@ class EcgEncoder(Encoder):
 
     def __init__(self, ecg: Ecg, width: int) -> None:
         super().__init__()
-        self.grid = len(ecg.leads), ecg.max_strips
+        self.grid = len(ecg.leads), ecg.max_places
         self.projection = nn.Linear(ecg.patch, width)
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)

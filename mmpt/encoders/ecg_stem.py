@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from mmpt.encoders import Encoder
-from mmpt.encoders.strips import Strips, another, only
+from mmpt.encoders.row_norm import RowNorm
+from mmpt.encoders.strips import Strips
 from mmpt.errors import ConfigError
 from mmpt.randomness import number
-from mmpt.tokens import Content, Shown, Tokens, gather
+from mmpt.tokens import Content, Shown, Tokens, another, gather
 from mmpt.trunk.conv_positions import ConvolutionalPositions
 from mmpt.trunk.positions import sincos
 
@@ -71,7 +72,7 @@ class EcgStem(Strips):
 
     def num_tokens(self, start: int, stop: int) -> int:
         """One a strip, of all leads together."""
-        return self.strips(stop - start)
+        return self.places(stop - start)
 
     def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Samples of all leads and a line of flags; float32 (N, 17, C)."""
@@ -93,18 +94,7 @@ class EcgStem(Strips):
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
         """One recording a row; values (B, N, 17, C) float32."""
-        recordings = [only(row) for row in rows]
-        shape = len(rows), size or max([len(strips) for strips in recordings if strips is not None] + [1])
-        values = np.zeros((*shape, STRIDE + 1, len(self.leads)), np.float32)
-        valid = np.zeros(shape, dtype=bool)
-        for row, strips in enumerate(recordings):
-            if strips is not None:
-                values[row, : len(strips)], valid[row, : len(strips)] = strips, True
-        place = np.broadcast_to(np.arange(shape[1]), shape).copy()
-        arrays = (values, valid, valid.copy(), np.zeros_like(place), place * valid)
-        full = bool(valid.all())
-        tensors = (torch.from_numpy(array) for array in arrays)
-        return Content(*tensors, full=full, observed_count=shape[1] if full else None)
+        return self.in_order(rows, size, (STRIDE + 1, len(self.leads)))
 
     def token_names(self, content: Content, row: int) -> list[str]:
         """Time."""
@@ -114,33 +104,6 @@ class EcgStem(Strips):
     def encoder(self, width: int) -> "EcgStemEncoder":
         """Convolutions, a linear map and positions."""
         return EcgStemEncoder(self, width)
-
-
-class RowNorm(nn.Module):
-    """GroupNorm with one group a channel, whose mean and variance are those of a row's valid tokens alone.
-
-    nn.GroupNorm would count padding, and a row would change with the company that it has in a batch.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(
-        self, x: Float[Tensor, "B N T channels"], valid: Bool[Tensor, "B N"] | None
-    ) -> Float[Tensor, "B N T channels"]:
-        """`valid` None: all of them. Elsewhere x has to be 0."""
-        steps = x.float().flatten(1, 2)  # B NT channels
-        there = None if valid is None else valid.repeat_interleave(x.shape[2], dim=1).unsqueeze(2)
-        count = steps.shape[1] if there is None else there.sum(dim=1, keepdim=True).clamp(min=1)
-        centred = steps - steps.sum(dim=1, keepdim=True) / count
-        if there is not None:
-            centred = torch.where(there, centred, 0.0)
-        variance = centred.square().sum(dim=1, keepdim=True) / count
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return torch.addcmul(self.bias.to(scale.dtype), centred, scale).to(x.dtype).view_as(x)
 
 
 class EcgStemEncoder(Encoder):
@@ -155,7 +118,7 @@ class EcgStemEncoder(Encoder):
 
     def __init__(self, stem: EcgStem, width: int) -> None:
         super().__init__()
-        self.max_strips = stem.max_strips
+        self.max_places = stem.max_places
         sizes = [len(stem.leads)] + [stem.channels] * LAYERS
         self.convolutions = nn.ModuleList(_convolution(before, after) for before, after in pairwise(sizes))
         self.first_norm = RowNorm(stem.channels)
@@ -182,8 +145,13 @@ class EcgStemEncoder(Encoder):
         x = torch.where(shown, leads.signal, 0.0).to(self.projection.weight.dtype)  # B N 16 C
         for layer, convolution in enumerate(self.convolutions):
             x = convolution(x.reshape(*x.shape[:2], x.shape[2] // 2, -1))
-            x = gelu(x if layer else self.first_norm(x, None if content.full else content.valid))
+            x = gelu(x if layer else self._normed(x, content))
         return self.projection(self.norm(x.squeeze(2)))
+
+    def _normed(self, x: Float[Tensor, "B N T channels"], content: Content) -> Float[Tensor, "B N T channels"]:
+        """Over the time that a row has, all steps of its valid tokens."""
+        counts = x.shape[1] * x.shape[2] if content.full else content.valid.sum(1) * x.shape[2]
+        return self.first_norm(x.flatten(1, 2), counts).view_as(x)
 
     def settle(self, shown: Shown, size: int) -> Shown:
         """Convolutional positions, of what is shown alone: all else is 0 to them."""
@@ -195,7 +163,7 @@ class EcgStemEncoder(Encoder):
 
     def place_table(self, width: int) -> Float[Tensor, "N W"]:
         """Sine-cosine over time."""
-        return sincos(torch.arange(self.max_strips).float(), width)
+        return sincos(torch.arange(self.max_places).float(), width)
 
 
 def _convolution(before: int, after: int) -> nn.Linear:

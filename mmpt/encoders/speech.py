@@ -1,21 +1,20 @@
 """Speech as frames of a convolutional stem over the waveform (HuBERT, Hsu et al. 2021, on wav2vec 2.0's stem)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmpt.encoders import Encoder
-from mmpt.encoders.sound import SMALLEST_STD, Sound
-from mmpt.encoders.strips import another
+from mmpt.encoders.recording import SMALLEST_STD
+from mmpt.encoders.sound import Sound
 from mmpt.encoders.wave_stem import EPS, WaveStem, hop_of, window_of
 from mmpt.errors import ConfigError
-from mmpt.tokens import Content, Shown, Tokens, gather
+from mmpt.tokens import Content, Shown, Tokens, another, gather
 from mmpt.trunk.conv_positions import ConvolutionalPositions
 from mmpt.trunk.positions import sincos
 
@@ -103,11 +102,8 @@ class SpeechEncoder(Encoder):
 
     def __init__(self, speech: Speech, width: int) -> None:
         super().__init__()
-        self.positions, self.gradient_scale, self.max_tokens = (
-            speech.positions,
-            speech.gradient_scale,
-            speech.max_tokens,
-        )
+        self.positions, self.gradient_scale = speech.positions, speech.gradient_scale
+        self.max_places = speech.max_places
         self.stem = WaveStem(speech.stem, speech.channels, bias=speech.conv_bias, norm=speech.norm)
         self.norm = nn.LayerNorm(speech.channels, eps=EPS)
         self.projection = nn.Linear(speech.channels, width)
@@ -129,24 +125,17 @@ class SpeechEncoder(Encoder):
         return Tokens(x, position, place, content.valid, content.segment, nowhere, content.full, rotary)
 
     def _embedded(self, content: Content) -> Float[Tensor, "B N D"]:
-        """Valid frames alone are computed; padding becomes zeros."""
+        """Padding becomes zeros."""
         values = content.values.to(self.projection.weight.dtype)
-        rows, size = content.valid.shape
-        if content.full:
-            return self._frames(values.flatten(0, 1), [size] * rows).unflatten(0, (rows, size))
-        taken, counts = _at_least_one(content.valid)
-        real = content.valid[taken].unsqueeze(1)  # anything may stand in padding
-        frames = self._frames(torch.where(real, values[taken], 0.0), counts)
-        x = frames.new_zeros(rows, size, frames.shape[1])
-        x[taken] = torch.where(real, frames, 0.0)
-        return x
-
-    def _frames(self, windows: Float[Tensor, "M T"], counts: Sequence[int]) -> Float[Tensor, "M D"]:
-        features = self.stem(windows, counts)
+        valid = None if content.full else content.valid
+        if valid is not None:
+            values = torch.where(valid.unsqueeze(2), values, 0.0)  # anything may stand in padding
+        features = self.stem(values, valid)
         if self.gradient_scale != 1:
             fixed = features.detach()
             features = fixed + self.gradient_scale * (features - fixed)
-        return self.projection(self.norm(features))
+        x = self.projection(self.norm(features))
+        return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0)
 
     def settle(self, shown: Shown, size: int) -> Shown:
         """Convolutional positions, of what is shown."""
@@ -158,11 +147,4 @@ class SpeechEncoder(Encoder):
 
     def place_table(self, width: int) -> Float[Tensor, "N W"]:
         """Sine-cosine, one row a frame of the longest stretch."""
-        return sincos(torch.arange(self.max_tokens).float(), width)
-
-
-def _at_least_one(valid: Bool[Tensor, "B N"]) -> tuple[Bool[Tensor, "B N"], list[int]]:
-    """The valid tokens and the first of a row that has none, so that every weight has a gradient; each row's count."""
-    taken = valid.clone()
-    taken[:, 0] = True
-    return taken, taken.sum(1).tolist()
+        return sincos(torch.arange(self.max_places).float(), width)

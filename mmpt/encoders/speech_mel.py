@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from torch.nn.functional import embedding
 
 from mmpt.encoders import Encoder
 from mmpt.encoders.sound import Sound
-from mmpt.encoders.strips import another
 from mmpt.errors import ConfigError
-from mmpt.tokens import Content, Shown, Tokens, gather
+from mmpt.tokens import Content, Shown, Tokens, another, gather
 from mmpt.trunk.positions import sincos
 
 SHORTEST_HOP = 0.001  # seconds: a sample at the lowest rate
@@ -23,11 +22,19 @@ SMALLEST_DEVIATION = 1e-3  # nats: what varies less says nothing, and rounding m
 FLOOR = 1e-6  # of the power: digital silence stays finite
 
 
+class MelTables(NamedTuple):
+    """What a log-mel spectrum is computed with: Hann's window and the filters of the bands."""
+
+    hann: Float[Tensor, " T"]
+    filters: Float[Tensor, "F P"]
+
+
 @lru_cache(maxsize=8)
-def mel_filters(rate: int, bins: int, mels: int) -> Float[Tensor, "F P"]:
+def mel_tables(rate: int, window: int, mels: int) -> MelTables:
     """Triangular filters from 0 Hz to half the rate, on the HTK scale; raises ConfigError where one catches no bin."""
     from torchaudio.functional import melscale_fbanks  # slow to import
 
+    bins = fft_size(window) // 2 + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of empty filters, which are refused below
         filters = melscale_fbanks(bins, 0.0, rate / 2, mels, rate)
@@ -35,18 +42,14 @@ def mel_filters(rate: int, bins: int, mels: int) -> Float[Tensor, "F P"]:
         raise ConfigError(
             f"mels: {mels} bands are too narrow for the {bins} frequencies of a window at {rate} Hz; use fewer"
         )
-    return filters
+    return MelTables(torch.hann_window(window), filters)
 
 
-def log_mel(windows: Float[Tensor, "*rows T"], rate: int, mels: int) -> Float[Tensor, "*rows P"]:
+def log_mel(windows: Float[Tensor, "*rows T"], tables: MelTables) -> Float[Tensor, "*rows P"]:
     """Log of the power in every mel band, of Hann windows zero-padded to a power of two."""
-    window = windows.shape[-1]
-    size = fft_size(window)
-    hann = torch.hann_window(window, dtype=windows.dtype, device=windows.device)
-    spectra = torch.view_as_real(torch.fft.rfft(windows * hann, size))
-    filters = mel_filters(rate, size // 2 + 1, mels).to(windows)
+    spectra = torch.view_as_real(torch.fft.rfft(windows * tables.hann, fft_size(windows.shape[-1])))
     with torch.autocast(windows.device.type, enabled=False):  # half precision would be heard in quiet bands
-        return (spectra.square().sum(-1) @ filters).add_(FLOOR).log_()
+        return (spectra.square().sum(-1) @ tables.filters).add_(FLOOR).log_()
 
 
 def fft_size(window: int) -> int:
@@ -86,7 +89,7 @@ class SpeechMel(Sound):
         if self.mels < 1:
             raise ConfigError(f"mels: expected at least 1, got {self.mels}")
         super().__post_init__()
-        mel_filters(self.rate, fft_size(self.window) // 2 + 1, self.mels)
+        _ = self.tables  # too many bands are told of when the recipe is read
 
     @property
     def window(self) -> int:
@@ -113,13 +116,18 @@ class SpeechMel(Sound):
         """By spectrum and band."""
         return self.kernel * self.mels
 
+    @property
+    def tables(self) -> MelTables:
+        """Of its spectra, made once a process."""
+        return mel_tables(int(self.rate), self.window, self.mels)
+
     def read(self, value: tuple[np.ndarray, int], start: int, stop: int, draw: int | None) -> np.ndarray:
         """Patches, float32 (N, P)."""
         wave = self.wave(value, start, stop)
         count = self.tokens(len(wave))
         spectra = self.kernel + (count - 1) * self.stride
         windows = torch.from_numpy(np.ascontiguousarray(wave, np.float32)).unfold(0, self.window, self.hop)[:spectra]
-        mel = log_mel(windows, self.rate, self.mels)
+        mel = log_mel(windows, self.tables)
         if self.normalize == "utterance":
             mel = mel - mel.mean(0)
             mel = mel / mel.std(correction=0).clamp(min=SMALLEST_DEVIATION)
@@ -139,7 +147,7 @@ class SpeechMelEncoder(Encoder):
 
     def __init__(self, speech: SpeechMel, width: int) -> None:
         super().__init__()
-        self.rotary, self.max_tokens = speech.positions == "rotary", speech.max_tokens
+        self.rotary, self.max_places = speech.positions == "rotary", speech.max_places
         self.projection = nn.Linear(speech.numbers, width)
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -170,4 +178,4 @@ class SpeechMelEncoder(Encoder):
 
     def place_table(self, width: int) -> Float[Tensor, "N W"]:
         """Sine-cosine, one row a patch of the longest stretch."""
-        return sincos(torch.arange(self.max_tokens).float(), width)
+        return sincos(torch.arange(self.max_places).float(), width)

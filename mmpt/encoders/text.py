@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,19 +10,13 @@ from jaxtyping import Bool, Float
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from mmpt.data.tokenizer import read_tokenizer, token_ids
+from mmpt.data.tokenizer import kept_tokenizer, token_ids
 from mmpt.encoders import Encoder, Facts, Modality
 from mmpt.errors import ConfigError, DataError
 from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos
 
 ROUND_TO = 8  # rows are padded to a multiple of this, so that few shapes occur
-
-
-@lru_cache(maxsize=8)
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer, once a process."""
-    return read_tokenizer(folder)
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Text(Modality):
     @property
     def tokenizer(self) -> Tokenizer:
         """The data set's tokenizer."""
-        return load_tokenizer(self.facts.folder / self.facts.values["tokenizer"])
+        return kept_tokenizer(self.facts.folder / self.facts.values["tokenizer"])
 
     @property
     def vocabulary(self) -> int:

@@ -1,14 +1,15 @@
 """The convolutional stem of wav2vec 2.0 and HuBERT (Baevski et al. 2020; Hsu et al. 2021) over rows laid end to end."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
+
+from mmpt.encoders.row_norm import RowNorm
 
 EPS = 1e-5  # of every norm of the stem
 
@@ -74,24 +75,6 @@ def _autocast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-class RowNorm(nn.Module):
-    """GroupNorm with a group a channel, over each row's own time: what lies between rows has no part in it."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, y: Float[Tensor, "T C"], rows: Sequence[tuple[int, int]]) -> Float[Tensor, "T C"]:
-        """`rows` has start and stop of each; what is left between them stays as it is."""
-        edges = [0, *(edge for row in rows for edge in row), len(y)]
-        parts = list(y.split([after - before for before, after in pairwise(edges)]))  # one pass in backward, too
-        for number in range(1, len(parts), 2):
-            own = parts[number]
-            parts[number] = torch.batch_norm(own, self.weight, self.bias, None, None, True, 0.0, EPS, False)
-        return torch.cat(parts)
-
-
 class ConvLayer(nn.Module):
     """Convolution in time without padding, a norm, GELU; T x C, so that norms and products need no transposes."""
 
@@ -105,8 +88,8 @@ class ConvLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.norm = norm
 
-    def forward(self, x: Float[Tensor, "T C"], rows: Sequence[tuple[int, int]]) -> Float[Tensor, "R D"]:
-        """`rows` has start and stop of every row among the outputs."""
+    def forward(self, x: Float[Tensor, "T C"], rows: int, counts: Int[Tensor, " B"] | int) -> Float[Tensor, "R D"]:
+        """`rows` lie end to end in x, `counts` of each one's outputs are its own: what a norm over time looks at."""
         if x.shape[1] == 1:
             y = x[:, 0].unfold(0, self.kernel, self.stride) @ self.weight
         else:
@@ -114,16 +97,18 @@ class ConvLayer(nn.Module):
             y = cast("Tensor", _Conv.apply(x.to(dtype), self.weight.to(dtype), self.stride))
         if self.bias is not None:
             y = y + self.bias
-        if self.norm is not None:
-            y = self.norm(y, rows) if isinstance(self.norm, RowNorm) else self.norm(y)
+        if isinstance(self.norm, RowNorm):
+            y = self.norm(y.unflatten(0, (rows, -1)), counts).flatten(0, 1)
+        elif self.norm is not None:
+            y = self.norm(y)
         return gelu(y)
 
 
 class WaveStem(nn.Module):
     """Windows of sound -> one vector a frame; every sample goes through the convolutions once.
 
-    Rows lie end to end in one sequence, each followed by what fills its last frame, so that padding costs nothing and
-    reaches no frame.
+    Rows lie end to end in one sequence, each with room behind its last frame for what fills that frame, so that neither
+    padding nor the next row reaches a frame that is valid.
     """
 
     def __init__(
@@ -140,31 +125,31 @@ class WaveStem(nn.Module):
     def _norms(self, norm: Literal["layer", "group"], channels: int) -> list[nn.Module | None]:
         if norm == "layer":
             return [nn.LayerNorm(channels, eps=EPS) for _ in self.stem]
-        return [RowNorm(channels), *[None for _ in self.stem[1:]]]
+        return [RowNorm(channels, EPS), *[None for _ in self.stem[1:]]]
 
-    def forward(self, windows: Float[Tensor, "M T"], counts: Sequence[int]) -> Float[Tensor, "M C"]:
-        """Overlapping windows of all rows one after the other; `counts` has each row's, at least 1."""
-        row = torch.arange(len(counts), device=windows.device)
-        count = torch.tensor(counts, device=windows.device)
-        last = count.cumsum(0) - 1
-        slot = torch.arange(len(windows), device=windows.device) + self.extra * row.repeat_interleave(count)
-        hops = windows.new_zeros(len(windows) + self.extra * len(counts), self.hop)
-        hops[slot] = windows[:, : self.hop]
-        if self.extra:
-            tail = pad(windows[last, self.hop :], (0, self.extra * self.hop + self.hop - self.window))
-            behind = slot[last].unsqueeze(1) + 1 + torch.arange(self.extra, device=windows.device)
-            hops[behind] = tail.view(-1, self.extra, self.hop)
-        x = hops.view(-1, 1)
-        rows = self._rows(counts)
+    def forward(self, windows: Float[Tensor, "B N T"], valid: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N C"]:
+        """Overlapping windows, zeros in padding, which is behind what is `valid`; None: all of them are."""
+        rows, size, _ = windows.shape
+        frames = size if valid is None else valid.sum(1)
+        kernel, stride = self.stem[0]
+        counts = (self.hop * (frames - 1) + self.window - kernel) // stride + 1
+        hops = self._hops(windows, frames)
+        x = pad(hops.view(-1), (0, kernel - stride)).unsqueeze(1)  # so that the first layer's rows are of one length
         for layer in self.layers:
-            x = layer(x, rows)
+            x = layer(x, rows, counts)
+        slot = torch.arange(rows, device=x.device).unsqueeze(1) * hops.shape[1] + torch.arange(size, device=x.device)
         return x[slot]
 
-    def _rows(self, counts: Sequence[int]) -> list[tuple[int, int]]:
-        """Where each row's own outputs of the first layer lie."""
-        (kernel, stride), rows, start = self.stem[0], [], 0
-        for count in counts:
-            samples = self.hop * (count - 1) + self.window
-            rows.append((start, start + (samples - kernel) // stride + 1))
-            start += (count + self.extra) * self.hop // stride
-        return rows
+    def _hops(self, windows: Float[Tensor, "B N T"], frames: Int[Tensor, " B"] | int) -> Float[Tensor, "B K hop"]:
+        """The waveforms: the first hop of every window, and behind a row's last one the rest of it."""
+        rows, size, _ = windows.shape
+        hops = windows.new_zeros(rows, size + self.extra, self.hop)
+        hops[:, :size] = windows[:, :, : self.hop]
+        if self.extra:
+            row = torch.arange(rows, device=windows.device)
+            last = torch.zeros_like(row) + frames - 1
+            last = last.clamp(min=0)  # of a row without a frame
+            tail = pad(windows[row, last, self.hop :], (0, (1 + self.extra) * self.hop - self.window))
+            behind = last.unsqueeze(1) + 1 + torch.arange(self.extra, device=windows.device)
+            hops[row.unsqueeze(1), behind] = tail.view(rows, self.extra, self.hop)
+        return hops

@@ -170,9 +170,7 @@ class MaskedPrediction(Objective):
 
     def _touch(self, backbone: Backbone, name: str, draw: Int[Tensor, " 1"]) -> Float[Tensor, ""]:
         part, encoder = self.part(name), backbone.encoder(name)
-        padding = self.modalities[name].collate([[]], None)
-        values, valid, observed, segment, place = (tensor.to(draw.device) for tensor in padding[:5])
-        content = Content(values, valid, observed, segment, place)
+        content = self.modalities[name].collate([[]], None).to(draw.device)
         tokens = encoder(content)
         context = StreamContext(content, draw, 1.0, substitute=partial(encoder.substitute, content))
         shown = part.corruption(tokens, torch.zeros_like(content.valid), context)

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from mmpt.downstream.pretrained import Pretrained
 from mmpt.errors import MmptError
 from mmpt.objectives.corruption.replace import ReplaceCorruption
 from mmpt.report.markup import Html, element, join, note, section
-from mmpt.report.pretrained import Pretrained
 from mmpt.report.reconstructions import Sample, SourceSamples, masked_prediction, reconstruct, views_of
 from mmpt.report.views import View
 

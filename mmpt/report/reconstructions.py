@@ -13,11 +13,11 @@ from mmpt import randomness
 from mmpt.config import component
 from mmpt.data.layouts import Layout
 from mmpt.data.source import UID_SHIFT, Source, SourceSettings, row_draw
+from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import DataError
 from mmpt.objectives import Prediction
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.report.figures import picture_sheet
-from mmpt.report.pretrained import Pretrained, load_pretrained
 from mmpt.report.views import View, view_of
 from mmpt.report.views.image import ImageView, Triple
 from mmpt.tokens import Batch

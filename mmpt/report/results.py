@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpt.build import parameter_counts
+from mmpt.downstream.pretrained import Pretrained
 from mmpt.downstream.result import SCORE_NAMES
 from mmpt.report.markup import Html, details, element, escape, join, note, section, table
-from mmpt.report.pretrained import Pretrained, parameter_counts
 from mmpt.training.ledger import read_lines
 
 EXAMPLES = 3

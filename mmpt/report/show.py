@@ -11,10 +11,10 @@ from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
 from mmpt.data.source import row_draw
 from mmpt.downstream.fields import check_fields
+from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import DataError
 from mmpt.objectives import Prediction
 from mmpt.report.drawing import LINE, WIDTH, Bit, draw_bits, to_png
-from mmpt.report.pretrained import Pretrained, load_pretrained
 from mmpt.report.reconstructions import look, predict, views_of
 from mmpt.report.training_rows import drawn, find_sample, place_in, source_of
 from mmpt.report.views import View

@@ -11,8 +11,8 @@ from mmpt.build import build_sources, source_weights
 from mmpt.data.manifest import Manifest
 from mmpt.data.mixture import schedule
 from mmpt.data.source import Source
+from mmpt.downstream.pretrained import Pretrained
 from mmpt.errors import DataError
-from mmpt.report.pretrained import Pretrained
 from mmpt.report.reconstructions import fingerprints
 
 

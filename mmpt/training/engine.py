@@ -193,22 +193,13 @@ class Engine:
     def _look_at_gradient(self, gradient: Tensor) -> None:
         self._nonfinite |= ~gradient.isfinite().all()
 
-    def to_device(self, batch: Batch) -> Batch:
-        """The same batch where the model is."""
-        move = {"device": self.world.device, "non_blocking": True}
-        streams = {
-            name: content._replace(**{k: v.to(**move) for k, v in content._asdict().items() if isinstance(v, Tensor)})
-            for name, content in batch.streams.items()
-        }
-        return batch._replace(streams=streams, uid=batch.uid.to(**move), draw=batch.draw.to(**move))
-
     def step(self, batches: list[Batch], progress: float, learning_rate: float, extra: list[float]) -> Outcome:
         """One update from the global batch that these micro-batches are this rank's share of.
 
         A loss is the sum over all ranks' and micro-batches' scored tokens divided by their number. `extra` numbers are
         summed over ranks on the way, and everything is read by the host once.
         """
-        batches = [self.to_device(batch) for batch in batches]
+        batches = [batch.to(self.world.device) for batch in batches]
         hidden = [self.model.hide(batch, progress) for batch in batches]
         names = list(batches[0].streams)
         totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])

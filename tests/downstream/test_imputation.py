@@ -17,10 +17,10 @@ from mmpt.data.source import Source
 from mmpt.downstream.columns import with_columns
 from mmpt.downstream.encoder import load
 from mmpt.downstream.imputation import impute
+from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import DataError
 from mmpt.model import MaskedModel
 from mmpt.objectives.corruption.replace import ReplaceCorruption
-from mmpt.report.pretrained import load_pretrained
 from mmpt.settings import Recipe
 from mmpt.tokens import Batch, Content
 from mmpt.training import checkpoint

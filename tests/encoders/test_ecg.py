@@ -104,7 +104,7 @@ def test_another_rate_is_resampled_to_the_same_picture(ecg):
     slow = Ecg(facts, max_seconds=2.0, patch=50, sample_rate=RATE, resample=True)
     fast = Ecg(ecg.facts, max_seconds=2.0, patch=50)
     assert slow.limit == 500
-    assert slow.max_strips == fast.max_strips == 20
+    assert slow.max_places == fast.max_places == 20
     first, second = read(slow, wave(250)), read(fast, wave(RATE))
     assert len(first) == slow.num_tokens(0, 500)
     assert_close(first[2:18], second[2:18], rtol=0, atol=0.02)

@@ -123,7 +123,7 @@ def test_a_layer_is_a_convolution_forward_and_backward(kernel, stride, size):
     x = torch.randn(size, 5, requires_grad=True)
     other = x.detach().clone().requires_grad_()
     weight = layer.weight.detach().unflatten(0, (kernel, 5)).permute(2, 1, 0).clone().requires_grad_()
-    ours = layer(x, [])
+    ours = layer(x, 1, size)
     theirs = torch.nn.functional.gelu(conv1d(other.t().unsqueeze(0), weight, stride=stride)[0].t())
     assert_close(ours, theirs, rtol=0, atol=1e-5)
     pull = torch.randn(ours.shape)
@@ -276,7 +276,7 @@ def test_positions_tell_frames_apart(tmp_path, positions):
         assert not tokens.rotary
         assert not tokens.place.any()
         assert len(tokens.position[0].unique(dim=0)) == tokens.position.shape[1]
-    assert encoder.place_table(12).shape == (speech.max_tokens, 12)
+    assert encoder.place_table(12).shape == (speech.max_places, 12)
 
 
 # ---- wrong recordings and settings

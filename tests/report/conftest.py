@@ -9,7 +9,7 @@ from mmpt.build import build_modalities, build_model, build_sources, facts_of
 from mmpt.config import parse_settings
 from mmpt.data.tokenizer import train_tokenizer
 from mmpt.data.writer import ShardWriter
-from mmpt.report.pretrained import load_pretrained
+from mmpt.downstream.pretrained import load_pretrained
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
 from mmpt.training.pretrain import Record

@@ -14,9 +14,9 @@ from mmpt.config import parse_settings
 from mmpt.data.batches import MicroBatches, Share
 from mmpt.data.manifest import load_manifest
 from mmpt.data.writer import ShardWriter
+from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import CheckpointError, DataError
 from mmpt.report.drawing import Bit, draw_bits, drawn
-from mmpt.report.pretrained import load_pretrained
 from mmpt.report.reconstructions import predict
 from mmpt.report.show import one_document, row_of, show
 from mmpt.report.training_rows import find_sample

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmpt.data.manifest import load_manifest
 from mmpt.data.reader import Reader
+from mmpt.downstream.pretrained import load_pretrained
 from mmpt.encoders import Modality
 from mmpt.encoders.speech_mel import SpeechMel
 from mmpt.errors import DataError
@@ -20,7 +21,6 @@ from mmpt.objectives.targets import Target
 from mmpt.report import write_report
 from mmpt.report.drawing import drawn
 from mmpt.report.paper import Recording, draw_recording
-from mmpt.report.pretrained import load_pretrained
 from mmpt.report.reconstructions import reconstruct
 from mmpt.report.show import show
 from mmpt.report.views import view_of

@@ -1,25 +1,24 @@
 """`mmpt build ecg`: WFDB and EDF records, arrays or CSV files, with reports and labels, -> shards."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.data.builders.ecg_maker import ECG, LABELS, MICRO, TEXT, EcgMaker
+from mmpt.data.builders.ecg_maker import ECG, MICRO, EcgMaker
 from mmpt.data.builders.ecg_records import NO_UNIT, EcgRecord, EcgRules
 from mmpt.data.builders.ecg_sources import ecg_records, input_files
 from mmpt.data.builders.lead_quality import CONDITIONS
-from mmpt.data.builders.parallel import build_shards, check_work
+from mmpt.data.builders.parallel import check_work
 from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
-from mmpt.data.builders.text import token_statistics
+from mmpt.data.builders.steps import finish, input_marks, make_shards
+from mmpt.data.builders.texts import LABELS, TrainingTexts, text_fields, token_statistics, tokenizer_folder
 from mmpt.data.building import Building, nothing_good
 from mmpt.data.leads import STANDARD, in_order, millivolts, nearest_lead, own_names
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares, split_of
-from mmpt.data.tokenizer import FOLDER, tokenizer_facts
+from mmpt.data.split import Shares, check_shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -105,24 +104,27 @@ def build_ecg(
     with Building(Path(out), plan) as building:
         if building.complete:
             return building.tidy()
-        folder = building.folder / FOLDER if reported else None
-        if folder and not folder.exists():
-            texts = TrainingReports(records, shares)
-            make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        with Progress("records", len(records), shown=progress) as shown:
-            parts = build_shards(
-                building,
-                records,
-                EcgMaker(columns, rate, folder),
-                limits=(samples_per_shard, shard_bytes),
-                shares=shares,
-                processes=processes,
-                progress=shown,
+        folder = None
+        if reported:
+            # a record that is cut has one report
+            texts = TrainingTexts(
+                lambda: ((record.report, record.group) for record in records if not record.part),
+                shares,
+                "reports",
+                "no record has a report",
             )
+            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        parts = make_shards(
+            building,
+            records,
+            EcgMaker(columns, rate, folder),
+            limits=(samples_per_shard, shard_bytes),
+            shares=shares,
+            processes=processes,
+            progress=Progress("records", len(records), shown=progress),
+        )
         facts = {"leads": list(columns), "sample_rate": _plain(rate), "unit": None if unit == NO_UNIT else "mV"}
-        fields = {"ecg": Field("ecg", ECG.kind, ECG.members, facts), "labels": LABELS}
-        if folder:
-            fields["text"] = Field("text", TEXT.kind, TEXT.members, tokenizer_facts(folder))
+        fields = {"ecg": Field("ecg", ECG.kind, ECG.members, facts), "labels": LABELS, **text_fields(folder)}
         statistics = {"ecg": ecg_statistics(parts, columns, rate), "text": token_statistics(parts)}
         return finish(building, fields, parts, statistics, rejected)
 
@@ -148,25 +150,6 @@ def kept_leads(source: Path, records: Sequence[EcgRecord], rules: EcgRules) -> t
         if lead not in there and lead not in STANDARD:
             raise DataError(f"{source}: no record has lead '{lead}'; did you mean '{nearest_lead(lead, there)}'?")
     return in_order(rules.leads or there)
-
-
-class TrainingReports:
-    """The reports of the training split, one by one; a record that is cut has one."""
-
-    def __init__(self, records: Sequence[EcgRecord], shares: Shares) -> None:
-        self.bad, self.good, self.training = Part(), 0, 0
-        self._records, self._shares = records, shares
-
-    def __iter__(self) -> Iterator[str]:
-        for record in self._records:
-            if record.part or not (isinstance(record.report, str) and record.report.strip()):
-                continue
-            self.good += 1
-            if split_of(record.group, self._shares) == "train":
-                self.training += 1
-                yield record.report
-        if not self.good:
-            self.bad.reject("reports", "no record has a report")
 
 
 def ecg_statistics(parts: Sequence[Part], leads: Sequence[str], rate: float) -> dict[str, Any]:

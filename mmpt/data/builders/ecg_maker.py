@@ -3,27 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.ecg_records import EcgRecord
 from mmpt.data.builders.ecg_sources import read_stretch
 from mmpt.data.builders.lead_quality import CONDITIONS, examine
 from mmpt.data.builders.parallel import Draft
-from mmpt.data.builders.text import token_sums
+from mmpt.data.builders.texts import LABELS, text_members
 from mmpt.data.encode import encode
+from mmpt.data.resampling import resampled_leads
 from mmpt.data.schema import declare
-from mmpt.data.tokenizer import read_tokenizer
 from mmpt.errors import DataError
 
 ECG = declare("ecg", "ecg.npy")
-TEXT = declare("text", "txt")
-LABELS = declare("labels", "json")
 MICRO = 10**6  # sums are integers of so many parts of a unit, of squares of its square
 LARGEST = 1e6  # of a unit: a kilovolt
 FINEST = 10_000  # denominator of a ratio of rates: off by less than a sample in a day
@@ -43,14 +38,6 @@ class EcgMaker:
     rate: float
     tokenizer_folder: Path | None
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        return read_tokenizer(self.tokenizer_folder) if self.tokenizer_folder else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a tokenizer is quicker to read anew
-        return {"leads": self.leads, "rate": self.rate, "tokenizer_folder": self.tokenizer_folder}
-
     def __call__(self, record: EcgRecord) -> Draft:
         signal, conditions = lead_matrix(read_stretch(record), record, self.leads)
         if "observed" not in conditions:
@@ -59,15 +46,13 @@ class EcgMaker:
             raise DataError(f"no lead is observed ({why})")
         observed = {f"lead {lead}": CONDITIONS.index(own) for lead, own in zip(self.leads, conditions, strict=True)}
         if record.recording.rate != self.rate:
-            signal = resample(signal, record.recording.rate, self.rate)
+            ratio = Fraction(self.rate / record.recording.rate).limit_denominator(FINEST)
+            signal = resampled_leads(signal, *ratio.as_integer_ratio())
             observed["millihertz"] = round(record.recording.rate * 1000)
         signal = signal.astype(np.float32)
-        members, tally = {"ecg": encode(ECG, signal)}, lead_sums(signal)
-        if self.tokenizer and record.report is not None:
-            members["text"] = encode(TEXT, record.report, self.tokenizer)
-            tally |= token_sums(self.tokenizer, record.report)
-        members["labels"] = encode(LABELS, record.labels)
-        return Draft(members, record.group, tally, observed)
+        members, tokens = text_members(record.report, self.tokenizer_folder)
+        members |= {"ecg": encode(ECG, signal), "labels": encode(LABELS, record.labels)}
+        return Draft(members, record.group, lead_sums(signal) | tokens, observed)
 
 
 def lead_matrix(
@@ -88,18 +73,6 @@ def lead_matrix(
             signal[:, column] = values
         conditions.append(condition)
     return signal, conditions
-
-
-def resample(signal: Float[np.ndarray, "T C"], rate: float, wanted: float) -> Float[np.ndarray, "R C"]:
-    """To another rate by a polyphase filter; what is NaN stays it."""
-    from scipy.signal import resample_poly  # slow to import: only where rates differ
-
-    up, down = Fraction(wanted / rate).limit_denominator(FINEST).as_integer_ratio()
-    observed = np.isfinite(signal).all(axis=0)
-    found = resample_poly(signal[:, observed], up, down, axis=0, padtype="line")
-    resampled = np.full((len(found), signal.shape[1]), np.nan)
-    resampled[:, observed] = found
-    return resampled
 
 
 def lead_sums(signal: Float[np.ndarray, "T C"]) -> dict[str, list[int]]:

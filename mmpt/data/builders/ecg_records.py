@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mmpt.data.builders.files import BLANK
 from mmpt.data.builders.header import Header
 from mmpt.data.leads import lead_name, millivolts
 from mmpt.errors import DataError
 
 KEYS = ("group", "patient")  # of a row, the first that is there keeps records in one split
-BLANK = (None, "")
 NO_UNIT = "none"
 
 

@@ -1,6 +1,5 @@
 """Where ECG recordings lie: files in a folder or zip, or the rows of one array; tables are joined to them."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmpt.data.builders.documents import LINES, TABLES, read_rows, row_of
 from mmpt.data.builders.ecg_records import EcgRecord, EcgRules, Recording, lead_columns, make_recording, pieces, require
 from mmpt.data.builders.files import BESIDE, FileRecord, Table, joined_rows, list_all, read_file, read_table
 from mmpt.data.builders.header import Header
@@ -47,7 +45,7 @@ def ecg_records(
     """
     if source.is_file() and source.name.lower().endswith(ARRAYS):
         own, count, size = row_recording(source, rules)
-        read = [read_row_table(path, rejected) for path in tables]
+        read = [read_table(path, rejected, "row", _row_number) for path in tables]
         rows = joined_rows(map(str, range(count)), read, "row", rejected)
         return [
             piece
@@ -142,28 +140,6 @@ def input_files(source: Path, records: Sequence[EcgRecord]) -> list[Path]:
     if not source.is_dir():
         return [source]
     return [source / name for name in dict.fromkeys(name for own in records for name in own.recording.files)]
-
-
-def read_row_table(path: Path, rejected: Part) -> Table:
-    """A .csv or .jsonl with a `row` column, counted from 0; bad rows are noted in `rejected`."""
-    if not path.exists() or not path.name.lower().endswith(TABLES + LINES):
-        raise DataError(f"{path}: expected a .csv or .jsonl file with a 'row' column")
-    table = Table()
-    for record in read_rows(path, path.name):
-        try:
-            row = row_of(record)
-            table.columns |= row.keys()
-            name = _row_number(row.pop("row", None))
-            if name in table.rows:
-                raise DataError(f"'{name}' has a row already")
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-        except (DataError, UnicodeEncodeError) as error:
-            rejected.reject(record.place, str(error))
-            continue
-        table.rows[name], table.places[name] = row, record.place
-    if "row" not in table.columns:
-        raise DataError(f"{path}: there is no 'row' column; it has {', '.join(sorted(table.columns)) or 'no rows'}")
-    return table
 
 
 def is_record(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A folder or a zip of files -> records, and tables of captions, transcripts and labels joined to them."""
 
+import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from mmpt.data.shard import Part
 from mmpt.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
+BLANK = (None, "")  # cells of a table
 BESIDE = (*TABLES, *LINES, ".txt", ".md")  # tables and notes often lie beside the files
 ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -25,6 +27,20 @@ class FileRecord(NamedTuple):
     name: str  # below the source
     size: int
     row: dict[str, Any]
+
+    @property
+    def group(self) -> str:
+        """What keeps files in one split."""
+        group = self.row.get("group")
+        return PurePosixPath(self.name).stem if group in BLANK else str(group)
+
+    def labels(self, *without: str) -> dict[str, Any]:
+        """The file's name and the row's columns but some; without a label, the first sub-folder's name is one."""
+        values = {key: value for key, value in self.row.items() if key not in (*without, "group")}
+        above = PurePosixPath(self.name).parts[:-1]
+        if "label" not in values and above:
+            values["label"] = above[0]
+        return {"file": self.name} | values
 
 
 @dataclass
@@ -40,6 +56,13 @@ class Table:
         found = name if name in self.rows else PurePosixPath(name).name if bare else ""
         self.places.pop(found, None)
         return self.rows.get(found, {})
+
+
+def _file_name(cell: Any) -> str:
+    name = str(cell or "").removeprefix("./")
+    if not name:
+        raise DataError("no 'file' in this row")
+    return name
 
 
 def list_all(source: Path, what: str) -> dict[str, int]:
@@ -85,28 +108,33 @@ def list_files(
     return files
 
 
-def read_table(path: Path, rejected: Part) -> Table:
-    """A .csv or .jsonl with a `file` column; bad rows are noted in `rejected`."""
+def read_table(path: Path, rejected: Part, key: str = "file", name_of: Callable[[Any], str] = _file_name) -> Table:
+    """A .csv or .jsonl whose rows are told apart by a column; bad rows are noted in `rejected`.
+
+    Args:
+        path: the table.
+        rejected: told of rows that can't be used.
+        key: the column.
+        name_of: a row's name from its cell, None where there is none; raises DataError for what is no name.
+    """
     if not path.exists() or not path.name.lower().endswith(TABLES + LINES):
-        raise DataError(f"{path}: expected a .csv or .jsonl file with a 'file' column")
+        raise DataError(f"{path}: expected a .csv or .jsonl file with a '{key}' column")
     table = Table()
     for record in read_rows(path, path.name):
         try:
             row = row_of(record)
             table.columns |= row.keys()
-            name = str(row.pop("file", "")).removeprefix("./")
-            if not name:
-                raise DataError("no 'file' in this row")
+            name = name_of(row.pop(key, None))
             if name in table.rows:
                 raise DataError(f"'{name}' has a row already")
-            _check_text(row)
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
         except (DataError, UnicodeEncodeError) as error:
             rejected.reject(record.place, str(error))
             continue
         table.rows[name] = row
         table.places[name] = record.place
-    if "file" not in table.columns:
-        raise DataError(f"{path}: there is no 'file' column; it has {', '.join(sorted(table.columns)) or 'no rows'}")
+    if key not in table.columns:
+        raise DataError(f"{path}: there is no '{key}' column; it has {', '.join(sorted(table.columns)) or 'no rows'}")
     return table
 
 
@@ -176,9 +204,3 @@ def _archive(path: Path, changed: int) -> zipfile.ZipFile:
 
 def _is_clutter(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) or part in ("Thumbs.db", "desktop.ini") for part in name.split("/"))
-
-
-def _check_text(row: dict[str, Any]) -> None:
-    for value in row.values():
-        if isinstance(value, str):
-            value.encode("utf-8")

@@ -1,36 +1,38 @@
 """`mmpt build images`: a folder or zip of pictures, with captions and labels, -> shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.files import FileRecord, read_file, source_files
-from mmpt.data.builders.parallel import Draft, build_shards, check_work
+from mmpt.data.builders.parallel import Draft, check_work
 from mmpt.data.builders.pictures import picture_records
 from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
+from mmpt.data.builders.steps import finish, input_marks, make_shards
+from mmpt.data.builders.texts import (
+    LABELS,
+    TrainingTexts,
+    text_fields,
+    text_members,
+    token_statistics,
+    tokenizer_folder,
+)
 from mmpt.data.building import Building
 from mmpt.data.decode import open_picture
 from mmpt.data.encode import Member, encode
 from mmpt.data.manifest import Manifest
-from mmpt.data.schema import Field, declare
+from mmpt.data.schema import declare
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares, split_of
-from mmpt.data.tokenizer import FOLDER, read_tokenizer, tokenizer_facts
+from mmpt.data.split import Shares, check_shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
 IMAGE = declare("image", ("png", "jpg", "jpeg", "webp"))
-TEXT = declare("text", "txt")
-LABELS = declare("labels", "json")
 LEVELS = 255  # of a channel
-BLANK = (None, "")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,6 @@ class PictureMaker:
     size: int | None
     tokenizer_folder: Path | None
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        return read_tokenizer(self.tokenizer_folder) if self.tokenizer_folder else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "tokenizer_folder": self.tokenizer_folder}
-
     def __call__(self, record: FileRecord) -> Draft:
         data = read_file(record)
         picture, ending = open_picture(data)
@@ -60,12 +55,10 @@ class PictureMaker:
             members = {"image": encode(declare("image", ending), picture)}
         else:
             members = {"image": Member(ending, data, 1)}
-        caption = record.row.get("caption")
-        if self.tokenizer and caption not in BLANK:
-            members["text"] = encode(TEXT, caption, self.tokenizer)
-        members["labels"] = encode(LABELS, labels_of(record))
+        texts, tokens = text_members(record.row.get("caption"), self.tokenizer_folder)
+        members |= texts | {"labels": encode(LABELS, record.labels("caption"))}
         observed = {"width": picture.width, "height": picture.height}
-        return Draft(members, group_of(record), pixel_sums(picture), observed)
+        return Draft(members, record.group, pixel_sums(picture) | tokens, observed)
 
 
 def build_images(
@@ -125,58 +118,27 @@ def build_images(
     with Building(Path(out), plan) as building:
         if building.complete:
             return building.tidy()
-        fields = {"image": IMAGE, "labels": LABELS}
-        folder = building.folder / FOLDER if captions else None
-        if folder and not folder.exists():
-            texts = TrainingCaptions(records, shares)
-            make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        if folder:
-            fields["text"] = Field("text", "text", ("txt",), tokenizer_facts(folder))
-        with Progress("pictures", len(records), shown=progress) as shown:
-            parts = build_shards(
-                building,
-                records,
-                PictureMaker(size, folder),
-                limits=(samples_per_shard, shard_bytes),
-                shares=shares,
-                processes=processes,
-                progress=shown,
+        folder = None
+        if captions:
+            texts = TrainingTexts(
+                lambda: ((record.row.get("caption"), record.group) for record in records),
+                shares,
+                "captions",
+                "no picture has a caption",
             )
-        return finish(building, fields, parts, {"image": picture_statistics(parts)}, rejected)
-
-
-class TrainingCaptions:
-    """The captions of the training split, one by one."""
-
-    def __init__(self, records: Sequence[FileRecord], shares: Shares) -> None:
-        self.bad, self.good, self.training = Part(), 0, 0
-        self._records, self._shares = records, shares
-
-    def __iter__(self) -> Iterator[str]:
-        for record in self._records:
-            caption = record.row.get("caption")
-            if isinstance(caption, str) and caption.strip():
-                self.good += 1
-                if split_of(group_of(record), self._shares) == "train":
-                    self.training += 1
-                    yield caption
-        if not self.good:
-            self.bad.reject("captions", "no picture has a caption")
-
-
-def labels_of(record: FileRecord) -> dict[str, Any]:
-    """The file's name and the row's columns; without a label, the first sub-folder's name is one."""
-    values = {key: value for key, value in record.row.items() if key not in ("caption", "group")}
-    above = PurePosixPath(record.name).parts[:-1]
-    if "label" not in values and above:
-        values["label"] = above[0]
-    return {"file": record.name} | values
-
-
-def group_of(record: FileRecord) -> str:
-    """What keeps pictures in one split."""
-    group = record.row.get("group")
-    return PurePosixPath(record.name).stem if group in BLANK else str(group)
+            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        parts = make_shards(
+            building,
+            records,
+            PictureMaker(size, folder),
+            limits=(samples_per_shard, shard_bytes),
+            shares=shares,
+            processes=processes,
+            progress=Progress("pictures", len(records), shown=progress),
+        )
+        fields = {"image": IMAGE, "labels": LABELS, **text_fields(folder)}
+        statistics = {"image": picture_statistics(parts), "text": token_statistics(parts)}
+        return finish(building, fields, parts, statistics, rejected)
 
 
 def shrink(picture: Image.Image, size: int) -> Image.Image:

@@ -8,7 +8,6 @@ import numpy as np
 from mmpt.data.builders.cell_report import CellReport
 from mmpt.data.builders.cells import LabColumn
 from mmpt.data.builders.lab_rows import Samples
-from mmpt.data.shard import Part
 
 BYTES = 200  # of a sample, beside its cells and note
 
@@ -74,19 +73,3 @@ class LabRecords:
             "unit_conflicts": report.unit_conflicts,
             "rejected_cells": dict(report.cells),
         }
-
-
-class TrainingNotes:
-    """The notes of the training split, one by one."""
-
-    def __init__(self, records: LabRecords) -> None:
-        self.bad, self.good, self.training = Part(), 0, 0
-        self._records = records
-
-    def __iter__(self) -> Iterator[str]:
-        for record, inside in zip(self._records, self._records.training, strict=True):
-            if record.note and not record.damage:
-                self.good += 1
-                if inside:
-                    self.training += 1
-                    yield record.note

@@ -2,33 +2,33 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.cell_report import CellReport
 from mmpt.data.builders.cells import CellRules, check_rules, make_column
-from mmpt.data.builders.lab_records import LabRecord, LabRecords, TrainingNotes
+from mmpt.data.builders.lab_records import LabRecord, LabRecords
 from mmpt.data.builders.lab_rows import Entries, Keys, Samples, long_entries, read_samples, wide_entries
-from mmpt.data.builders.parallel import Draft, build_shards, check_work
+from mmpt.data.builders.parallel import Draft, check_work
 from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
-from mmpt.data.builders.text import token_statistics, token_sums
+from mmpt.data.builders.steps import finish, input_marks, make_shards
+from mmpt.data.builders.texts import (
+    LABELS,
+    TrainingTexts,
+    text_fields,
+    text_members,
+    token_statistics,
+    tokenizer_folder,
+)
 from mmpt.data.building import Building
 from mmpt.data.encode import encode
 from mmpt.data.lab_table import LabTable, nearest, read_lab_table, read_names, read_units
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field, declare
 from mmpt.data.split import Shares, check_shares
-from mmpt.data.tokenizer import FOLDER, read_tokenizer, tokenizer_facts
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
 LABS = declare("labs", "labs.npy")
-TEXT = declare("text", "txt")
-LABELS = declare("labels", "json")
 FORMS = ("auto", "wide", "long")
 
 
@@ -38,23 +38,14 @@ class LabMaker:
 
     tokenizer_folder: Path | None
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        return read_tokenizer(self.tokenizer_folder) if self.tokenizer_folder else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"tokenizer_folder": self.tokenizer_folder}  # a tokenizer is quicker to read anew
-
     def __call__(self, record: LabRecord) -> Draft:
         if record.damage:
             raise DataError(record.damage)
-        members, tally = {"labs": encode(LABS, record.cells)}, {}
-        if self.tokenizer and record.note:
-            members["text"] = encode(TEXT, record.note, self.tokenizer)
-            tally = token_sums(self.tokenizer, record.note)
+        members, tokens = text_members(record.note, self.tokenizer_folder)
+        members["labs"] = encode(LABS, record.cells)
         if record.labels:
             members["labels"] = encode(LABELS, record.labels)
-        return Draft(members, record.group, tally)
+        return Draft(members, record.group, tokens)
 
 
 def build_labs(
@@ -155,22 +146,24 @@ def build_labs(
     with Building(Path(out), plan) as building:
         if building.complete:
             return building.tidy()
-        folder = building.folder / FOLDER if records.noted else None
-        if folder and not folder.exists():
-            notes = TrainingNotes(records)
-            make_tokenizer(building, folder, notes, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        with Progress("samples", len(records), shown=progress) as shown:
-            parts = build_shards(
-                building,
-                records,
-                LabMaker(folder),
-                limits=(samples_per_shard, shard_bytes),
-                shares=shares,
-                processes=processes,
-                progress=shown,
+        folder = None
+        if records.noted:
+            notes = TrainingTexts(
+                lambda: ((record.note, record.group) for record in records), shares, "notes", "no sample has a note"
             )
+            folder = tokenizer_folder(building, notes, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        parts = make_shards(
+            building,
+            records,
+            LabMaker(folder),
+            limits=(samples_per_shard, shard_bytes),
+            shares=shares,
+            processes=processes,
+            progress=Progress("samples", len(records), shown=progress),
+        )
+        fields = {"labs": labs_field(records), "labels": LABELS, **text_fields(folder)}
         statistics = {"labs": records.statistics(report), "text": token_statistics(parts)}
-        return finish(building, lab_fields(records, folder), parts, statistics, report.part)
+        return finish(building, fields, parts, statistics, report.part)
 
 
 def is_long(path: Path, form: str, keys: Keys, asked: Keys) -> bool:
@@ -212,13 +205,9 @@ def read_records(
     return LabRecords(samples, good, training)
 
 
-def lab_fields(records: LabRecords, tokenizer_folder: Path | None) -> dict[str, Field]:
+def labs_field(records: LabRecords) -> Field:
     """The schema."""
-    facts = {"columns": [column.facts for column in records.columns]}
-    fields = {"labs": Field("labs", LABS.kind, LABS.members, facts), "labels": LABELS}
-    if tokenizer_folder:
-        fields["text"] = Field("text", TEXT.kind, TEXT.members, tokenizer_facts(tokenizer_folder))
-    return fields
+    return Field("labs", LABS.kind, LABS.members, {"columns": [column.facts for column in records.columns]})
 
 
 def summary_lines(manifest: Manifest) -> list[str]:

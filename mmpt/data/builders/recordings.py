@@ -1,6 +1,6 @@
 """Speech sources -> records: a folder or a zip, transcripts from tables or side files, long recordings in pieces."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mmpt.data.builders.documents import BOM
 from mmpt.data.builders.files import (
     BESIDE,
+    BLANK,
     FileRecord,
     Table,
     file_records,
@@ -20,7 +21,6 @@ from mmpt.data.builders.files import (
 from mmpt.data.builders.sounds import num_pieces, read_header
 from mmpt.data.decode import decode_text
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, split_of
 from mmpt.errors import DataError
 
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -28,7 +28,6 @@ SIDE_FILES = (".normalized.txt", ".txt", ".lab")  # the first that there is coun
 NOTES = ("readme", "license", "licence", "copying", "changelog")
 TEXT_COLUMNS = ("text", "transcript")
 SHORTEST_LIMIT = 1.0  # seconds: leaves room for the search for a quiet place
-BLANK = (None, "")
 
 
 class SoundRecord(NamedTuple):
@@ -49,12 +48,6 @@ class SoundRecord(NamedTuple):
     number: int
     part: int
     parts: int
-
-    @property
-    def group(self) -> str:
-        """What keeps recordings in one split."""
-        group = self.file.row.get("group")
-        return PurePosixPath(self.file.name).stem if group in BLANK else str(group)
 
     @property
     def transcript(self) -> Any:
@@ -138,24 +131,6 @@ def transcript_of(row: Mapping[str, Any]) -> Any:
     """What was said; None where that is not known."""
     text = next((row[name] for name in TEXT_COLUMNS if row.get(name) not in BLANK), None)
     return (text.strip() or None) if isinstance(text, str) else text
-
-
-class TrainingTranscripts:
-    """The transcripts of the training split, one by one."""
-
-    def __init__(self, records: Sequence[SoundRecord], shares: Shares) -> None:
-        self.bad, self.good, self.training = Part(), 0, 0
-        self._records, self._shares = records, shares
-
-    def __iter__(self) -> Iterator[str]:
-        for record in self._records:
-            if isinstance(text := record.transcript, str):
-                self.good += 1
-                if split_of(record.group, self._shares) == "train":
-                    self.training += 1
-                    yield text
-        if not self.good:
-            self.bad.reject("transcripts", "no recording has one")
 
 
 def _parts(file: FileRecord, max_seconds: float | None) -> int:

@@ -2,11 +2,13 @@
 
 import io
 from math import gcd
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mmpt.data.builders.files import FileRecord, read_file
+from mmpt.data.decode import sound_trouble
+from mmpt.data.resampling import resampled_wave
 from mmpt.errors import DataError
 
 MAX_BYTES = 2**30  # of a file
@@ -55,7 +57,7 @@ def read_header(record: FileRecord) -> Header:
         path = str(record.source / record.name)
         info = soundfile.info(path if record.source.is_dir() else io.BytesIO(read_file(record, MAX_BYTES)))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(undecodable(error)) from error
+        raise DataError(sound_trouble(error)) from error
     return Header(info.frames, info.samplerate, info.channels)
 
 
@@ -126,7 +128,7 @@ def decode_sound(data: bytes) -> tuple[np.ndarray, int]:
                 )
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(undecodable(error)) from error
+        raise DataError(sound_trouble(error)) from error
     if len(samples) != frames:
         raise DataError(f"damaged: the header says {frames} samples, {len(samples)} could be decoded")
     return samples, rate
@@ -145,16 +147,13 @@ def check_sound(samples: np.ndarray, rate: int) -> None:
 
 
 def resample(mono: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Windowed-sinc interpolation (torchaudio's defaults); raises DataError for rates that fit badly."""
+    """To another rate; raises DataError for rates that fit badly."""
     if rate == wanted:
         return mono
     common = gcd(rate, wanted)
     if rate * wanted // common**2 > MAX_KERNEL:
         raise DataError(f"sampled at {rate} Hz, which has too little in common with {wanted} Hz to be resampled")
-    import torch  # slow to load: only where a rate differs
-    from torchaudio.functional import resample as interpolate
-
-    return interpolate(torch.from_numpy(np.ascontiguousarray(mono)), rate, wanted).numpy()
+    return resampled_wave(mono, rate, wanted)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
@@ -195,14 +194,6 @@ def count_quiet(samples: np.ndarray, rate: int) -> tuple[int, int]:
     count = len(samples) // width
     power = (samples[: count * width].reshape(count, width).astype(np.int64) ** 2).sum(axis=1)
     return int((power * SILENCE < width * FULL_SCALE**2).sum()), count
-
-
-def undecodable(error: Any) -> str:
-    """The decoder's words, without the address of a buffer that its own message has."""
-    import soundfile
-
-    words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return f"undecodable sound ({words.strip().rstrip('.')})"
 
 
 def _check_whole(data: bytes) -> None:

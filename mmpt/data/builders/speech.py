@@ -4,40 +4,42 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.files import source_files
-from mmpt.data.builders.parallel import Draft, build_shards, check_work
+from mmpt.data.builders.parallel import Draft, check_work
 from mmpt.data.builders.progress import Progress
 from mmpt.data.builders.recordings import (
     TEXT_COLUMNS,
     SoundRecord,
-    TrainingTranscripts,
     check_limit,
     first_rate,
     list_recordings,
     sound_records,
 )
 from mmpt.data.builders.sounds import Piece, PieceReader, count_quiet
-from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
-from mmpt.data.builders.text import token_statistics, token_sums
+from mmpt.data.builders.steps import finish, input_marks, make_shards
+from mmpt.data.builders.texts import (
+    LABELS,
+    TrainingTexts,
+    text_fields,
+    text_members,
+    token_statistics,
+    tokenizer_folder,
+)
 from mmpt.data.building import Building
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field, declare
 from mmpt.data.shard import Part
 from mmpt.data.split import Shares, check_shares
-from mmpt.data.tokenizer import FOLDER, read_tokenizer, tokenizer_facts
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
 STORAGES = ("flac", "wav")
-TEXT = declare("text", "txt")
-LABELS = declare("labels", "json")
 RATES = (1000, 192_000)  # Hz
 
 
@@ -56,27 +58,19 @@ class SpeechMaker:
     tokenizer_folder: Path | None
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        return read_tokenizer(self.tokenizer_folder) if self.tokenizer_folder else None
-
-    @cached_property
     def read(self) -> PieceReader:
         return PieceReader(self.rate)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"rate": self.rate, "storage": self.storage, "tokenizer_folder": self.tokenizer_folder}
 
     def __call__(self, record: SoundRecord) -> Draft:
         piece = self.read(record.file, record.parts)[record.part - 1]
         if not piece.samples.any():
             raise DataError("silent: every sample is 0")
         field = declare("speech", self.storage)
-        members, tally = {"speech": encode(field, (piece.samples, self.rate))}, {}
-        if self.tokenizer and record.transcript:
-            members["text"] = encode(TEXT, record.transcript, self.tokenizer)
-            tally = token_sums(self.tokenizer, record.transcript)
-        members["labels"] = encode(LABELS, labels_of(record, piece))
-        return Draft(members, record.group, tally, observed(record, piece, self.rate))
+        members, tokens = text_members(record.transcript, self.tokenizer_folder)
+        position = {"part": record.part, "start": piece.start} if record.parts > 1 else {}
+        members["speech"] = encode(field, (piece.samples, self.rate))
+        members["labels"] = encode(LABELS, record.file.labels(*TEXT_COLUMNS) | position)
+        return Draft(members, record.file.group, tokens, observed(record, piece, self.rate))
 
 
 def build_speech(
@@ -152,24 +146,27 @@ def build_speech(
     with Building(Path(out), plan) as building:
         if building.complete:
             return building.tidy()
-        fields = {"speech": Field("speech", "audio", STORAGES, {"sample_rate": rate}), "labels": LABELS}
-        folder = building.folder / FOLDER if transcripts or any(record.transcript for record in records) else None
-        if folder and not folder.exists():
-            texts = TrainingTranscripts(records, shares)
-            make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        if folder:
-            fields["text"] = Field("text", "text", ("txt",), tokenizer_facts(folder))
-        with Progress("recordings", len(records), shown=progress) as shown:
-            parts = build_shards(
-                building,
-                records,
-                SpeechMaker(rate, storage, folder),
-                limits=(samples_per_shard, shard_bytes),
-                shares=shares,
-                processes=processes,
-                progress=shown,
+        folder = None
+        if transcripts or any(record.transcript for record in records):
+            texts = TrainingTexts(
+                lambda: ((record.transcript, record.file.group) for record in records),
+                shares,
+                "transcripts",
+                "no recording has one",
             )
+            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        parts = make_shards(
+            building,
+            records,
+            SpeechMaker(rate, storage, folder),
+            limits=(samples_per_shard, shard_bytes),
+            shares=shares,
+            processes=processes,
+            progress=Progress("recordings", len(records), shown=progress),
+        )
+        speech = Field("speech", "audio", STORAGES, {"sample_rate": rate})
         sound = sound_statistics(parts, rate) | {"rate_from": rate_from}
+        fields = {"speech": speech, "labels": LABELS, **text_fields(folder)}
         return finish(building, fields, parts, {"speech": sound, "text": token_statistics(parts)}, rejected)
 
 
@@ -184,17 +181,6 @@ def check_rate(rate: int) -> None:
     low, high = RATES
     if not low <= rate <= high:
         raise DataError(f"sample_rate must be {low} to {high} Hz, got {rate}")
-
-
-def labels_of(record: SoundRecord, piece: Piece) -> dict[str, Any]:
-    """File, columns, and where a piece lies in it; without a label, the first sub-folder's name is one."""
-    name = record.file.name
-    values = {key: value for key, value in record.file.row.items() if key not in (*TEXT_COLUMNS, "group")}
-    above = PurePosixPath(name).parts[:-1]
-    if "label" not in values and above:
-        values["label"] = above[0]
-    position = {"part": record.part, "start": piece.start} if record.parts > 1 else {}
-    return {"file": name} | values | position
 
 
 def observed(record: SoundRecord, piece: Piece, rate: int) -> dict[str, int]:

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mmpt.data.builders.parallel import Draft, Record, build_shards
+from mmpt.data.builders.progress import Progress
 from mmpt.data.building import Building, nothing_good
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field
 from mmpt.data.shard import Part
+from mmpt.data.split import Shares
 from mmpt.data.tokenizer import adopt_tokenizer, train_tokenizer
 from mmpt.errors import DataError
 
@@ -58,6 +61,21 @@ def make_tokenizer(
     except DataError:
         building.discard()
         raise
+
+
+def make_shards(
+    building: Building,
+    records: Iterable[Record],
+    make: Callable[[Any], Draft],
+    *,
+    limits: tuple[int, int],
+    shares: Shares,
+    processes: int,
+    progress: Progress,
+) -> list[Part]:
+    """`build_shards`, saying how far it is."""
+    with progress as shown:
+        return build_shards(building, records, make, limits=limits, shares=shares, processes=processes, progress=shown)
 
 
 def finish(

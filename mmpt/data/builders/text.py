@@ -2,24 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from tokenizers import Tokenizer
 
 from mmpt.data.builders.documents import DocumentParser, TextRecord, text_files, text_records
-from mmpt.data.builders.parallel import Draft, build_shards, check_work
+from mmpt.data.builders.parallel import Draft, check_work
 from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_tokenizer
+from mmpt.data.builders.steps import finish, input_marks, make_shards
+from mmpt.data.builders.texts import LABELS, text_fields, text_members, token_statistics, tokenizer_folder
 from mmpt.data.building import Building
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
-from mmpt.data.schema import Field, declare
 from mmpt.data.shard import Part
 from mmpt.data.split import Shares, check_shares, split_of
-from mmpt.data.tokenizer import FOLDER, read_tokenizer, token_ids, tokenizer_facts
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -31,23 +25,12 @@ class DocumentMaker:
     parse: DocumentParser
     tokenizer_folder: Path
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return read_tokenizer(self.tokenizer_folder)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"parse": self.parse, "tokenizer_folder": self.tokenizer_folder}  # a tokenizer is quicker to read anew
-
     def __call__(self, record: TextRecord) -> Draft:
         document = self.parse(record)
-        members = {"text": encode(TEXT, document.text, self.tokenizer)}
+        members, tokens = text_members(document.text, self.tokenizer_folder)
         if document.labels:
             members["labels"] = encode(LABELS, document.labels)
-        return Draft(members, document.group, token_sums(self.tokenizer, document.text))
-
-
-TEXT = declare("text", "txt")
-LABELS = declare("labels", "json")
+        return Draft(members, document.group, tokens)
 
 
 def build_text(
@@ -104,38 +87,22 @@ def build_text(
     with Building(Path(out), settings) as building:
         if building.complete:
             return building.tidy()
-        folder = building.folder / FOLDER
-        if not folder.exists():
-            texts = TrainingTexts(files, parse, shares)
-            make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        fields = {"text": Field("text", "text", ("txt",), tokenizer_facts(folder)), "labels": LABELS}
-        with Progress("documents", shown=progress) as shown:
-            parts = build_shards(
-                building,
-                text_records(files),
-                DocumentMaker(parse, folder),
-                limits=(samples_per_shard, shard_bytes),
-                shares=shares,
-                processes=processes,
-                progress=shown,
-            )
+        texts = TrainingDocuments(files, parse, shares)
+        folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+        parts = make_shards(
+            building,
+            text_records(files),
+            DocumentMaker(parse, folder),
+            limits=(samples_per_shard, shard_bytes),
+            shares=shares,
+            processes=processes,
+            progress=Progress("documents", shown=progress),
+        )
+        fields = {**text_fields(folder), "labels": LABELS}
         return finish(building, fields, parts, {"text": token_statistics(parts)}, Part())
 
 
-def token_sums(tokenizer: Tokenizer, text: str) -> dict[str, list[int]]:
-    """How often each id occurs."""
-    return {"tokens": np.bincount(token_ids(tokenizer, text), minlength=tokenizer.get_vocab_size()).tolist()}
-
-
-def token_statistics(parts: Sequence[Part]) -> dict[str, Any]:
-    """`token_counts`: occurrences of every id in the training split."""
-    total = Part()
-    for part in parts:
-        total.add_tally(part.tally)
-    return {"token_counts": total.tally.get("tokens", [])}
-
-
-class TrainingTexts:
+class TrainingDocuments:
     """The texts of the training split, one by one; remembers what was bad and how many were good."""
 
     def __init__(self, files: Sequence[tuple[Path, str]], parse: DocumentParser, shares: Shares) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmpt.encoders import Modality
 from mmpt.encoders.speech import Speech
-from mmpt.encoders.speech_mel import SMALLEST_DEVIATION, SpeechMel, log_mel
+from mmpt.encoders.speech_mel import SMALLEST_DEVIATION, MelTables, SpeechMel, log_mel, mel_tables
 from mmpt.errors import ConfigError
 from mmpt.objectives.targets import Target
 from mmpt.tokens import StreamContext
@@ -20,6 +20,9 @@ class LogMelTarget(Target):
         mels: bands of a frame's spectrum; patches have their own.
     """
 
+    hann: Tensor
+    filters: Tensor
+
     def __init__(self, modality: Modality, *, normalize: bool = False, mels: int = 40) -> None:
         super().__init__()
         if not isinstance(modality, Speech | SpeechMel):
@@ -27,19 +30,20 @@ class LogMelTarget(Target):
                 "target 'log_mel' has a meaning for speech only; use pixels for images, token_ids for text, "
                 "signal for ECG and cells for tables"
             )
-        self.rate = modality.rate
-        self.mels = mels if isinstance(modality, Speech) else None
-        self.size = modality.numbers if self.mels is None else mels
-        if self.mels is not None:
-            log_mel(torch.zeros(modality.window), self.rate, self.mels)  # refuses bands that are too narrow
+        self.frames = isinstance(modality, Speech)
+        self.size = mels if self.frames else modality.numbers
+        if self.frames:
+            tables = mel_tables(int(modality.rate), modality.window, mels)
+            self.register_buffer("hann", tables.hann, persistent=False)
+            self.register_buffer("filters", tables.filters, persistent=False)
         self.normalize = normalize
 
     def forward(self, context: StreamContext) -> Float[Tensor, "B N P"]:
         """Of the frames of a waveform every band has mean 0 and variance 1 over its row; padding is zeros."""
         valid = context.content.valid.unsqueeze(2)
         values = torch.where(valid, context.content.values.float(), 0.0)
-        if self.mels is not None:
-            values = _standardised(log_mel(values, self.rate, self.mels), valid)
+        if self.frames:
+            values = _standardised(log_mel(values, MelTables(self.hann, self.filters)), valid)
         if not self.normalize:
             return values
         variance, mean = torch.var_mean(values, dim=-1, keepdim=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmpt.encoders.ecg import Ecg
 from mmpt.encoders.ecg_stem import EcgStem, leads_of
-from mmpt.encoders.strips import SMALLEST_STD
+from mmpt.encoders.recording import SMALLEST_STD
 from mmpt.objectives import Prediction
 from mmpt.objectives.targets.signal import SignalTarget
 from mmpt.report.drawing import drawn
@@ -83,13 +83,13 @@ class EcgView(View):
         return on_true_scale(own, true).transpose(1, 2).reshape(predicted.shape)
 
     def _strip(self, place: Int[Tensor, " K"]) -> Int[Tensor, " K"]:
-        return place % self.ecg.max_strips
+        return place % self.ecg.max_places
 
     def _in_place(
         self, numbers: Float[Tensor, "K P"], place: Int[Tensor, " K"], count: int
     ) -> Float[np.ndarray, "T C"]:
         """Samples of tokens -> a recording of so many strips; NaN where no token stands."""
-        strip, lead = self._strip(place), place // self.ecg.max_strips
+        strip, lead = self._strip(place), place // self.ecg.max_places
         grid = torch.full((count, len(self.ecg.leads), self.ecg.stride), torch.nan)
         if isinstance(self.ecg, Ecg):
             grid[strip, lead] = numbers

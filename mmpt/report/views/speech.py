@@ -43,7 +43,7 @@ class SpeechView(View):
 
     def __init__(self, modality: Speech | SpeechMel, target: LogMelTarget) -> None:
         self.speech, self.target = modality, target
-        self.plain = LogMelTarget(modality, mels=target.mels or 1)
+        self.plain = LogMelTarget(modality, mels=target.size)
 
     def explain(self) -> list[Html]:
         """The three spectrograms, and what becomes of standardised tokens."""

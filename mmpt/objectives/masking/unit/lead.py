@@ -19,8 +19,8 @@ class LeadUnit(Unit):
             raise ConfigError(
                 "unit 'lead' has a meaning for strips of single leads only (type: ecg); use time_span, span or token"
             )
-        self.max_strips = modality.max_strips
+        self.max_places = modality.max_places
 
     def units(self, context: StreamContext) -> Int[Tensor, "B N"]:
         """One unit a lead."""
-        return dense_valid(context.content.place // self.max_strips, context.content)
+        return dense_valid(context.content.place // self.max_places, context.content)

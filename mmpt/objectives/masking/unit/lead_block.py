@@ -25,19 +25,19 @@ class LeadBlockUnit(Unit):
             raise ConfigError(
                 "unit 'lead_block' has a meaning for strips of single leads only (type: ecg); use time_span or block"
             )
-        if not (1 <= leads <= len(modality.leads) and 1 <= strips <= modality.max_strips):
+        if not (1 <= leads <= len(modality.leads) and 1 <= strips <= modality.max_places):
             raise ConfigError(
-                f"leads, strips: expected 1 to {len(modality.leads)} leads and 1 to {modality.max_strips} strips, got "
+                f"leads, strips: expected 1 to {len(modality.leads)} leads and 1 to {modality.max_places} strips, got "
                 f"{leads} and {strips}"
             )
-        self.leads, self.strips, self.max_strips = leads, strips, modality.max_strips
+        self.leads, self.strips, self.max_places = leads, strips, modality.max_places
 
     def units(self, context: StreamContext) -> Int[Tensor, "B N"]:
         """One unit a block."""
         place = context.content.place
-        lead = (place // self.max_strips + self._phase(context, "lead", self.leads)) // self.leads
-        strip = (place % self.max_strips + self._phase(context, "strip", self.strips)) // self.strips
-        return dense_valid(lead * (self.max_strips // self.strips + 2) + strip, context.content)
+        lead = (place // self.max_places + self._phase(context, "lead", self.leads)) // self.leads
+        strip = (place % self.max_places + self._phase(context, "strip", self.strips)) // self.strips
+        return dense_valid(lead * (self.max_places // self.strips + 2) + strip, context.content)
 
     def _phase(self, context: StreamContext, axis: str, size: int) -> Int[Tensor, "B 1"]:
         return (uniform(fold(context.draw, f"lead block {axis}")) * size).long().unsqueeze(1)

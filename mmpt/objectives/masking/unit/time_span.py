@@ -23,11 +23,11 @@ class TimeSpanUnit(Unit):
     def __init__(self, modality: Modality, *, length: int = 4) -> None:
         if not isinstance(modality, Ecg | EcgStem):
             raise ConfigError("unit 'time_span' has a meaning for ECG only; use span, block or token")
-        if not 1 <= length <= modality.max_strips:
-            raise ConfigError(f"length: expected 1 to {modality.max_strips} strips, got {length}")
-        self.length, self.max_strips = length, modality.max_strips
+        if not 1 <= length <= modality.max_places:
+            raise ConfigError(f"length: expected 1 to {modality.max_places} strips, got {length}")
+        self.length, self.max_places = length, modality.max_places
 
     def units(self, context: StreamContext) -> Int[Tensor, "B N"]:
         """By time alone."""
         phase = (uniform(fold(context.draw, "time span")) * self.length).long().unsqueeze(1)
-        return dense_valid((context.content.place % self.max_strips + phase) // self.length, context.content)
+        return dense_valid((context.content.place % self.max_places + phase) // self.length, context.content)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpt.build import build_modalities, build_model, count_parameters, load_facts, load_weights
+from mmpt.build import build_modalities, build_model, load_facts, load_weights
 from mmpt.encoders import Modality
 from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
@@ -44,16 +44,3 @@ def _checkpoint(folder: Path, step: int | None) -> Path | None:
         if not checkpoint.problems(wanted):
             return wanted
     return checkpoint.latest(folder)
-
-
-def parameter_counts(model: MaskedModel) -> dict[str, int]:
-    """By part; the objective's are those that the backbone does not share."""
-    backbone = model.backbone
-    encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
-    whole, shared = count_parameters([model]), count_parameters([backbone])
-    return {
-        **encoders,
-        "trunk": count_parameters([backbone.trunk]),
-        "objective": whole - shared,
-        "all": whole,
-    }

@@ -1,0 +1,80 @@
+"""Texts that stand alone or beside something else: the tokenizer of a data set, its members, and their statistics."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mmpt.data.builders.steps import Texts, make_tokenizer
+from mmpt.data.building import Building
+from mmpt.data.encode import Member, encode
+from mmpt.data.schema import Field, declare
+from mmpt.data.shard import Part
+from mmpt.data.split import Shares, split_of
+from mmpt.data.tokenizer import FOLDER, kept_tokenizer, token_ids, tokenizer_facts
+
+TEXT = declare("text", "txt")
+LABELS = declare("labels", "json")
+
+
+class TrainingTexts:
+    """The texts of the training split, one by one; remembers how many were good.
+
+    Args:
+        pairs: makes (text, group) of every sample anew for each pass; what is no text, or blank, is passed over.
+        shares: of the splits.
+        what: the texts, for people.
+        lack: the sentence where there is none.
+    """
+
+    def __init__(self, pairs: Callable[[], Iterable[tuple[Any, str]]], shares: Shares, what: str, lack: str) -> None:
+        self.bad, self.good, self.training = Part(), 0, 0
+        self._pairs, self._shares, self._what, self._lack = pairs, shares, what, lack
+
+    def __iter__(self) -> Iterator[str]:
+        for text, group in self._pairs():
+            if isinstance(text, str) and text.strip():
+                self.good += 1
+                if split_of(group, self._shares) == "train":
+                    self.training += 1
+                    yield text
+        if not self.good:
+            self.bad.reject(self._what, self._lack)
+
+
+def tokenizer_folder(
+    building: Building, texts: Texts, tokenizer: str | Path | None, *, vocabulary: int, algorithm: str
+) -> Path:
+    """The data set's tokenizer: there from an earlier try, copied, or trained."""
+    folder = building.folder / FOLDER
+    if not folder.exists():
+        make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+    return folder
+
+
+def text_fields(folder: Path | None) -> dict[str, Field]:
+    """The schema of `text`; empty without a tokenizer."""
+    return {"text": Field("text", TEXT.kind, TEXT.members, tokenizer_facts(folder))} if folder else {}
+
+
+def text_members(text: Any, folder: Path | None) -> tuple[dict[str, Member], dict[str, list[int]]]:
+    """The member and the counts of its tokens; empty without a text or a tokenizer."""
+    if folder is None or text in (None, ""):
+        return {}, {}
+    tokenizer = kept_tokenizer(folder)
+    return {"text": encode(TEXT, text, tokenizer)}, token_sums(tokenizer, text)
+
+
+def token_sums(tokenizer: Tokenizer, text: str) -> dict[str, list[int]]:
+    """How often each id occurs."""
+    return {"tokens": np.bincount(token_ids(tokenizer, text), minlength=tokenizer.get_vocab_size()).tolist()}
+
+
+def token_statistics(parts: Sequence[Part]) -> Mapping[str, Any]:
+    """`token_counts`: occurrences of every id in the training split."""
+    total = Part()
+    for part in parts:
+        total.add_tally(part.tally)
+    return {"token_counts": total.tally.get("tokens", [])}
