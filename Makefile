@@ -14,7 +14,7 @@ pretrain: $(VENV)/.installed
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/text --label label --streams text
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/images --label label --streams image
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/speech --label label --streams speech
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/ecg --label label --streams ecg --score macro_f1
+	$(BIN)/mmpt probe $(RUN) $(SHARDS)/ecg --label label --streams ecg --score macro_f1 --skip-unlabelled
 	$(BIN)/mmpt probe $(RUN) $(SHARDS)/labs --label label --streams labs
 	$(BIN)/mmpt report $(RUN)
 

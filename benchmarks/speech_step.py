@@ -42,27 +42,26 @@ from stepping import (
     wired,
 )
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torchaudio.models import HuBERTPretrainModel, hubert_pretrain_model
 
 from mmpt.build import load_weights
-from mmpt.config import Component, component
-from mmpt.encoders import Encoder, Facts, Modality
+from mmpt.config import component
+from mmpt.encoders import Facts
 from mmpt.encoders.speech import STEM, Speech
 from mmpt.model import MaskedModel
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.masked_prediction import StreamSettings
 from mmpt.objectives.masking.algebra import MaskingSettings
 from mmpt.objectives.masking.unit import Unit
-from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.predictors import Predictor
 from mmpt.objectives.targets import Target
-from mmpt.tokens import Content, Scored, StreamContext, flatten, gather
+from mmpt.tokens import Content
 from mmpt.trunk.transformer import Transformer
 
 RATE = 16000
 EPS = 1e-5  # torchaudio's, of every norm
-TEMPERATURE = 0.1
 GOAL = 1.2
 BLOCK = (
     *("layer_norm", "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
@@ -94,37 +93,10 @@ GROUPS = {
 SMALL = {"width": 32, "depth": 2, "channels": 16, "classes": 10, "final": 16, "rows": 2}
 
 
-class UnitsTarget(Target):
-    """One of `classes` units a frame, a code of the samples in the middle of its window."""
-
-    def __init__(self, modality: Modality, *, classes: int) -> None:
-        super().__init__()
-        self.size = classes
-
-    def forward(self, context: StreamContext) -> Int[Tensor, "B N"]:
-        """The same for both sides."""
-        middle = context.content.values[:, :, 160:240].abs().sum(2)
-        return (middle * 1000).long() % self.size
-
-    def loss(self, prediction: Float[Tensor, "M P"], target: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-        """Nats."""
-        return cross_entropy(prediction.float(), target, reduction="none")
-
-
-class CodebookPredictor(Predictor):
-    """Cosines of a projected frame with every unit's vector (HuBERT, Hsu et al. 2021, section II.C)."""
-
-    mixes_tokens = False
-
-    def __init__(self, encoder: Encoder, width: int, size: int, *, final: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(width, final)
-        self.codes = nn.Parameter(torch.rand(size, final))
-
-    def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:
-        """Hidden frames alone."""
-        frames = self.projection(flatten(gather(latents.own, scored.places), scored))
-        return normalize(frames, dim=1) @ normalize(self.codes, dim=1).t() / TEMPERATURE
+def units_of(content: Content, classes: int) -> Int[Tensor, "B N"]:
+    """One of `classes` units a frame, a code of the samples in the middle of its window: the same for both sides."""
+    middle = content.values[:, :, 160:240].abs().sum(2)
+    return (middle * 1000).long() % classes
 
 
 class GivenMask(nn.Module):
@@ -144,12 +116,12 @@ class GivenMask(nn.Module):
 def mmpt_model(sizes: Sizes) -> tuple[MaskedModel, Speech]:
     """Spans of 10 frames hidden behind a learned vector."""
     settings = {"channels": sizes.channels, "norm": sizes.norm, "max_seconds": sizes.seconds[1]}
-    speech = Speech(Facts(Path(), {"sample_rate": RATE}), **settings)
+    speech = Speech(Facts(Path(), {"sample_rate": RATE, "units": {"clusters": sizes.classes}}), **settings)
     parts = StreamSettings(
         masking=MaskingSettings(ratio=0.5, unit=component(Unit, "span", length=10, lengths="fixed")),
         corruption=component(Corruption, "replace"),
-        predictor=Component(CodebookPredictor, {"final": sizes.final}),
-        target=Component(UnitsTarget, {"classes": sizes.classes}),
+        predictor=component(Predictor, "cosine_codebook", projection=sizes.final),
+        target=component(Target, "units"),
     )
     trunk = Transformer(1, width=sizes.width, depth=sizes.depth, heads=sizes.heads, norm_eps=EPS)
     return wired("speech", speech, trunk, parts), speech
@@ -242,10 +214,10 @@ def contenders_of(sizes: Sizes, seed: int) -> list[Contender]:
     batches, theirs = [], []
     for number in range(sizes.batches):
         rows = [[speech.read((w, RATE), 0, len(w), None)] for w in waves[number :: sizes.batches]]
-        batch = batch_of("speech", speech.collate(rows, None), number)
-        content = batch.streams["speech"]
+        content = speech.collate(rows, None)
+        units = units_of(content, sizes.classes)
+        batch = batch_of("speech", content._replace(units=units), number)
         hidden = model.hide(batch, 0.0)["speech"].hidden
-        units = UnitsTarget(speech, classes=sizes.classes)(StreamContext(content, batch.draw, 0.0))
         padded, lengths = waves_of(content)
         theirs.append((padded, None if content.full else lengths, units, hidden))
         batches.append(batch)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from mmpt.config import Component, FrozenDict
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.source import Source
+from mmpt.data.unit_labels import unit_facts
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
@@ -28,6 +30,9 @@ def facts_of(recipe: Recipe) -> dict[str, Facts]:
                 there = ", ".join(manifest.fields)
                 raise ConfigError(f"data.sources.{name}: {source.shards} has no field '{stream}'; it has {there}")
             mine = _facts(manifest, stream)
+            if stream in source.units:
+                mine = replace(mine, values={**mine.values, "units": unit_facts(source.units[stream])})
+            _check_units(facts.get(stream), mine, f"data.sources.{name}", origin.get(stream, ""), stream)
             if stream in facts and _identity(facts[stream]) != _identity(mine):
                 raise ConfigError(
                     f"data.sources.{name}: field '{stream}' was built with another tokenizer or rate than in source "
@@ -40,6 +45,19 @@ def facts_of(recipe: Recipe) -> dict[str, Facts]:
         advice = "name it in a source's `streams`, or remove it"
         raise ConfigError(f"streams.{missing[0]}: no source feeds this stream; {advice}")
     return {stream: facts[stream] for stream in recipe.streams}
+
+
+def _check_units(before: Facts | None, mine: Facts, where: str, other: str, stream: str) -> None:
+    theirs, own = (None if facts is None else facts.values.get("units") for facts in (before, mine))
+    if before is not None and theirs != own:
+        raise ConfigError(
+            f"{where}.units: stream '{stream}' has {_codebook(own)} here and {_codebook(theirs)} in source '{other}'; "
+            "label all of its sources with one codebook"
+        )
+
+
+def _codebook(units: Mapping[str, Any] | None) -> str:
+    return f"units of codebook {units['codebook']}" if units else "no units"
 
 
 def _facts(manifest: Manifest, stream: str) -> Facts:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmpt.cli_build import add_build, add_processes, add_split, add_tokenizer, summarise
 from mmpt.cli_training import add_training_verbs, add_verb
+from mmpt.cli_units import add_hubert, add_units
 from mmpt.errors import Interrupted, MmptError
 
 USAGE, SAVED, INTERRUPTED, PROBLEMS = 2, 3, 130, 1
@@ -62,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     add_index(verbs)
     add_inspect(verbs)
     add_training_verbs(verbs)
+    add_units(verbs)
+    add_hubert(verbs)
     # What the deepspeed launcher adds to every command; the rank itself comes from the environment.
     top.add_argument("--local_rank", help=argparse.SUPPRESS)
     return top

@@ -57,6 +57,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         default="accuracy",
         help="what settings are chosen by; macro_f1 for classes of very different sizes (default: accuracy)",
     )
+    probe.add_argument("--skip-unlabelled", action="store_true", help="leave samples without the label out")
     probe.set_defaults(run=run_probe)
 
     show = add_verb(
@@ -145,7 +146,15 @@ def run_probe(arguments: argparse.Namespace) -> int:
     console = _console()
     streams = arguments.streams.split(",") if arguments.streams else None
     run, data = Path(arguments.run_folder), Path(arguments.data)
-    result = probe(run, data, label=arguments.label, streams=streams, score=arguments.score, console=console)
+    result = probe(
+        run,
+        data,
+        label=arguments.label,
+        streams=streams,
+        score=arguments.score,
+        skip_unlabelled=arguments.skip_unlabelled,
+        console=console,
+    )
     console.print(result.table())
     return 0
 

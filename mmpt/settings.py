@@ -1,6 +1,7 @@
 """What stands in a recipe."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mmpt.config import Component
@@ -114,6 +115,52 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IterationSettings:
+    """One round of HuBERT: features -> k-means units -> pretraining (Hsu et al. 2021, section II.D).
+
+    Args:
+        clusters: units.
+        layer: of the trunk whose output is clustered, from 1; None: MFCCs.
+        run: whose trunk that is; None: the run of the round before.
+        share: of the training samples that the codebook is fitted to.
+        passes: of k-means over them.
+        settings: of the recipe, in this round alone (`training.steps=600`).
+    """
+
+    clusters: int
+    layer: int | None = None
+    run: Path | None = None
+    share: float = 1.0
+    passes: int = 5
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubertSettings:
+    """What `mmpt hubert` does with the recipe.
+
+    Args:
+        stream: that is labelled.
+        iterations: one after the other.
+        fit_on: the source whose training samples the codebooks are fitted to; None: the first with the stream.
+    """
+
+    stream: str
+    iterations: tuple[IterationSettings, ...]
+    fit_on: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.iterations:
+            raise ValueError("iterations: expected at least one")
+        first = self.iterations[0]
+        if first.layer is not None and first.run is None:
+            raise ValueError("iterations[0]: a layer of which run? set `run`, or leave `layer` out to begin with MFCCs")
+        for number, iteration in enumerate(self.iterations):
+            if iteration.run is not None and iteration.layer is None:
+                raise ValueError(f"iterations[{number}]: `run` without `layer`; MFCCs are of no run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run, whole.
 
@@ -123,6 +170,7 @@ class Recipe:
         objective: what a step does.
         data: what is read. training: how long and how.
         deepspeed: DeepSpeed's own configuration, passed through; what mmpt fills in may not stand here.
+        hubert: the rounds of `mmpt hubert`.
     """
 
     streams: dict[str, Component[Modality]]
@@ -131,6 +179,7 @@ class Recipe:
     data: DataSettings
     training: TrainingSettings
     deepspeed: dict[str, Any] = field(default_factory=dict)
+    hubert: HubertSettings | None = None
 
     def __post_init__(self) -> None:
         for name, source in self.data.sources.items():

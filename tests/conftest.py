@@ -1,5 +1,7 @@
 """What every test may use: tiny modalities over a real tokenizer, and contents with all that makes rows hard."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ SENTENCES = (
     "One half of the world cannot understand the pleasures of the other.",
     "All the privilege I claim for my own sex is that of loving longest, when existence or when hope is gone.",
 )
+CLUSTERS = 7
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
@@ -71,7 +74,19 @@ def modalities(text, image, tmp_path_factory):
     """Every modality, by the name of its file; a new one joins here and in `values`."""
     folder = tmp_path_factory.mktemp("facts")
     others = {"labs": labs_modality(folder), **ecg_modalities(folder), **speech_modalities(folder)}
-    return {"text": text, "image": image, **others}
+    every = {"text": text, "image": image, **others}
+    return {name: replace(own, facts=with_unit_facts(own.facts)) for name, own in every.items()}
+
+
+def with_unit_facts(facts):
+    """As a data set with labels of a codebook has them."""
+    units = {"codebook": "0", "clusters": CLUSTERS, "rate": None, "stream": "any", "features": {}}
+    return replace(facts, values={**facts.values, "units": units})
+
+
+def labelled(content):
+    """With some unit for every token."""
+    return content._replace(units=(3 * content.place + content.segment) % CLUSTERS)
 
 
 def picture(number):
@@ -109,7 +124,7 @@ def contents(modalities, documents):
                 [np.r_[first[:2], first[-1:]]],
                 [np.r_[first[:1], first[-1:]]],
             ]
-        return modalities[name].collate(rows, None)
+        return labelled(modalities[name].collate(rows, None))
 
     return make
 
@@ -121,11 +136,10 @@ def full_contents(modalities, documents):
     def make(name):
         rows = documents(name)
         if name.startswith(("ecg", "speech")):  # what stands first differs in length and leads
-            return modalities[name].collate([[row] for row in rows[4:]], None)
+            return labelled(modalities[name].collate([[row] for row in rows[4:]], None))
         shortest = min(map(len, rows))
-        return modalities[name].collate(
-            [[np.r_[row[: shortest - 1], row[-1:]]] for row in rows], shortest if name == "text" else None
-        )
+        rows = [[np.r_[row[: shortest - 1], row[-1:]]] for row in rows]
+        return labelled(modalities[name].collate(rows, shortest if name == "text" else None))
 
     return make
 

@@ -5,6 +5,10 @@ import torch
 from running import build_all_small_shards, mmpt
 
 from mmpt.config import dump_yaml, load_settings, parse_settings
+from mmpt.data.codebook import save_codebook
+from mmpt.data.manifest import load_manifest
+from mmpt.downstream.units.features import MfccFeatures
+from mmpt.downstream.units.fit import fit_codebook
 from mmpt.errors import ConfigError
 from mmpt.recipes import recipes
 from mmpt.settings import Recipe
@@ -14,13 +18,17 @@ from mmpt.training.engine import optimizer_for
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return build_all_small_shards(tmp_path_factory.mktemp("shards"))
+    folder = build_all_small_shards(tmp_path_factory.mktemp("shards"))
+    speech = folder / "speech"
+    codebook = fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=50)
+    save_codebook(codebook, folder / "units" / "mfcc.safetensors")
+    return folder
 
 
 @pytest.mark.parametrize("listed", recipes(), ids=lambda listed: listed.name)
 def test_a_recipe_takes_a_step_and_its_loss_falls_on_the_same_batch(listed, shards):
     settings = load_settings(listed.path, [], Recipe)
-    text = dump_yaml(settings).replace("shards/", f"{shards}/")
+    text = dump_yaml(settings).replace("shards/", f"{shards}/").replace(": units/", f": {shards}/units/")
     built = build(parse_settings(text, ["data.batch_size=4", "training.optimizer.learning_rate=3e-4"], Recipe), 0, 1)
     optimizer = optimizer_for(built.model, built.recipe.training.optimizer)
     batch = built.batches[0].batch
@@ -41,8 +49,8 @@ def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    names = ["ecg_mae", "ecg_report_joint", "five", "image_mae", "image_text_joint", "labs_mltm", "labs_note_joint"]
-    names += ["speech_masked", "speech_text_joint", "text_mlm"]
+    names = ["ecg_mae", "ecg_report_joint", "five", "hubert_speech", "image_mae", "image_text_joint"]
+    names += ["labs_mltm", "labs_note_joint", "speech_masked", "speech_text_joint", "text_mlm"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 

@@ -1,7 +1,7 @@
 """One source of a run: a split of a data set, laid out into bins of rows and read by position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from mmpt.config import Component, component
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
+from mmpt.data.unit_labels import open_labels, with_units
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError, DataError
 from mmpt.tokens import Content
@@ -30,6 +31,8 @@ class SourceSettings:
         weight: share of the steps, relative to the other sources'.
         split: of the data set.
         layout: how samples become rows.
+        units: by stream, the labels that target `units` predicts: a folder of 'mmpt units label', or an MFCC codebook
+            (.safetensors), whose labels are computed as samples are read.
     """
 
     shards: Path
@@ -37,12 +40,16 @@ class SourceSettings:
     weight: float = 1.0
     split: str = "train"
     layout: Component[Layout] = component(Layout, "samples")
+    units: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.streams:
             raise ValueError("streams: expected at least one stream")
         if self.weight <= 0:
             raise ValueError(f"weight: expected a positive number, got {self.weight}")
+        for stream in self.units:
+            if stream not in self.streams:
+                raise ValueError(f"units: expected one of the streams {', '.join(self.streams)}, got {stream}")
 
 
 class Skip(NamedTuple):
@@ -74,7 +81,12 @@ class Source:
         self.modalities = {stream: modalities[stream] for stream in settings.streams}
         for stream, modality in self.modalities.items():
             _check_field(name, manifest, stream, modality)
-        self.fingerprint = manifest.fingerprint()
+        self.units = {
+            stream: open_labels(place, stream, manifest, self.modalities[stream], f"data.sources.{name}.units.{stream}")
+            for stream, place in settings.units.items()
+        }
+        marks = [manifest.fingerprint(), *(labels.fingerprint for labels in self.units.values())]
+        self.fingerprint = " ".join(marks)
         self.reader = Reader(manifest, list(settings.streams))
         self.samples = manifest.split_rows(settings.split)
         self.pieces = self._cut(manifest)
@@ -118,27 +130,37 @@ class Source:
         chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self.shuffled(epoch)[place]))]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
+        units: dict[str, list[np.ndarray | None]] = {stream: [] for stream in self.units}
         readable: list[bool] = []
         uid = torch.tensor([self.number << UID_SHIFT | row for _, row in chosen])
         epoch = torch.tensor([epoch for epoch, _ in chosen])
         draws = row_draw(self.seed, epoch, uid).tolist()
         for (_, row), draw in zip(chosen, draws, strict=True):
-            readable += self._read_row(self.plan.pieces(row), draw, documents, skips)
+            readable += self._read_row(self.plan.pieces(row), draw, documents, units, skips)
         streams = {
             name: modality.collate(documents[name], self.plan.row_size) for name, modality in self.modalities.items()
         }
+        streams |= {name: with_units(streams[name], labels) for name, labels in units.items()}
         return Rows(streams, uid, epoch, skips, readable)
 
     def _read_row(
-        self, pieces: np.ndarray, draw: int, documents: dict[str, list[list[np.ndarray]]], skips: list[Skip]
+        self,
+        pieces: np.ndarray,
+        draw: int,
+        documents: dict[str, list[list[np.ndarray]]],
+        units: dict[str, list[np.ndarray | None]],
+        skips: list[Skip],
     ) -> list[bool]:
-        """Add a row's documents and what was skipped; returns which samples could be read."""
+        """Add a row's documents, their units and what was skipped; returns which samples could be read."""
         readable = []
         row: dict[str, list[np.ndarray]] = {stream: [] for stream in self.modalities}
+        labels: dict[str, list[np.ndarray]] = {stream: [] for stream in self.units}
         for piece in pieces:
             sample = int(self.pieces.sample[piece])
             try:
-                values = self.read_sample(sample, int(self.pieces.start[piece]), int(self.pieces.stop[piece]), draw)
+                values, own = self._read_piece(
+                    sample, int(self.pieces.start[piece]), int(self.pieces.stop[piece]), draw
+                )
             except DataError as error:
                 skips.append(Skip(self.name, str(self.reader.key[sample]), str(error)))
                 readable.append(False)
@@ -146,21 +168,34 @@ class Source:
             readable.append(True)
             for stream, value in values.items():
                 row[stream].append(value)
+            for stream, value in own.items():
+                labels[stream].append(value)
         for stream, value in row.items():
             documents[stream].append(value)
+        for stream, of_row in labels.items():
+            units[stream].append(np.concatenate(of_row) if of_row else None)
         return readable
 
     def read_sample(self, sample: int, start: int, stop: int, draw: int | None) -> dict[str, np.ndarray]:
         """Values of one piece by stream; streams that the sample lacks are left out."""
-        values = {}
+        return self._read_piece(sample, start, stop, draw)[0]
+
+    def _read_piece(
+        self, sample: int, start: int, stop: int, draw: int | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Values and units of one piece by stream."""
+        values, units = {}, {}
+        whole = len(self.modalities) > 1
         for stream, value in self.reader.read(sample).items():
             modality = self.modalities[stream]
+            first, last = (0, modality.limit) if whole else (start, stop)
             try:
-                whole = len(self.modalities) > 1
-                values[stream] = modality.read(value, 0 if whole else start, modality.limit if whole else stop, draw)
+                values[stream] = modality.read(value, first, last, draw)
+                if stream in self.units:
+                    units[stream] = self.units[stream].tokens(sample, value, first, values[stream])
             except DataError as error:
                 raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
-        return values
+        return values, units
 
     def shuffled(self, epoch: int) -> np.ndarray:
         if self._permutation[0] != epoch:

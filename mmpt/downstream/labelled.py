@@ -125,7 +125,7 @@ def _read_labels(
     if missing and not skip_unlabelled:
         raise DataError(
             f"{manifest.folder}: label '{label}' is missing from {len(missing)} of {len(rows)} samples, the first is "
-            f"{reader.place(int(missing[0]))}; skip_unlabelled leaves them out"
+            f"{reader.place(int(missing[0]))}; --skip-unlabelled (skip_unlabelled=True in Python) leaves them out"
         )
     return values, len(missing)
 

@@ -66,6 +66,11 @@ class Modality(ABC):
     kind: str  # the kind of field it reads, see mmpt.data.schema
 
     @property
+    def augments(self) -> bool:
+        """Whether training may see a sample otherwise than it is."""
+        return False
+
+    @property
     @abstractmethod
     def limit(self) -> int:
         """The longest piece, in the field's units: where a joint sample is cut off."""

@@ -47,6 +47,11 @@ class Image(Modality):
             raise ConfigError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {smallest} and {largest}")
 
     @property
+    def augments(self) -> bool:
+        """Cropped or mirrored."""
+        return self.flip or self.crop_scale != (1.0, 1.0)
+
+    @property
     def side(self) -> int:
         """Patches along one side."""
         return self.size // self.patch

@@ -1,0 +1,166 @@
+"""The k-means label of every token: stored beside a data set, or computed from MFCCs as samples are read."""
+
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+
+from mmpt.data.codebook import Codebook, load_codebook
+from mmpt.data.manifest import Manifest, load_manifest
+from mmpt.data.mfcc import mfcc_of
+from mmpt.data.reader import Reader
+from mmpt.encoders import Modality
+from mmpt.encoders.sound import Sound
+from mmpt.errors import ConfigError, DataError
+from mmpt.tokens import Content
+
+FIELD = "units"
+TOLERANCE = 0.1  # seconds that a recording and its labels may differ by
+
+
+class UnitLabels(ABC):
+    """Labels of one stream.
+
+    Args:
+        facts: of the codebook, see `mmpt.data.codebook`.
+        modality: whose tokens are labelled.
+    """
+
+    def __init__(self, facts: dict[str, Any], modality: Modality, where: str) -> None:
+        self.facts, self.modality, self.where = facts, modality, where
+        self.rate = None if facts["rate"] is None else Fraction(facts["rate"])
+        if self.rate is not None and not isinstance(modality, Sound):
+            raise ConfigError(f"{where}: {self.rate} labels a second, and this stream's tokens are not of sound")
+        if self.rate is None and modality.augments:
+            raise ConfigError(
+                f"{where}: one label for each token of the whole picture, and the recipe crops or flips it; "
+                "set crop_scale: [1.0, 1.0] and flip: false"
+            )
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with the labels."""
+
+    @abstractmethod
+    def stored(self, sample: int, value: Any) -> Integer[np.ndarray, " T"]:
+        """All labels of a sample of the data set, whose decoded field is `value`; raises DataError."""
+
+    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Integer[np.ndarray, " N"]:
+        """The label of each observed token of a piece, in order.
+
+        Args:
+            sample: of the data set.
+            value: its decoded field.
+            start: where the piece begins, in the field's units.
+            read: what the modality read of the piece.
+        """
+        labels = self.stored(sample, value)
+        if self.rate is None or not isinstance(self.modality, Sound):
+            content = self.modality.collate([[read]], None)
+            count = int((content.valid & content.observed).sum())
+            if start or len(labels) != count:
+                raise DataError(f"{len(labels)} labels for {count} tokens from {start}; label the samples again")
+            return labels
+        seconds, given = Fraction(len(value[0])) / Fraction(self.modality.data_rate), len(labels) / self.rate
+        if abs(seconds - given) > TOLERANCE or not len(labels):
+            raise DataError(f"{float(seconds):.2f} s with labels for {float(given):.2f} s; label the samples again")
+        first = start * self.rate / Fraction(self.modality.data_rate)
+        return labels[token_labels(first, self.rate, self.modality, len(read)).clip(max=len(labels) - 1)]
+
+
+def token_labels(first: Fraction, rate: Fraction, modality: Sound, count: int) -> Integer[np.ndarray, " N"]:
+    """Numbers of the labels in force where each token begins: floor(first + token * ratio), in whole numbers.
+
+    `ratio` is labels a token, an exact fraction: 100 labels and 50 tokens a second give 2.
+    """
+    ratio = rate * Fraction(modality.step) / Fraction(modality.rate)
+    common = first.denominator * ratio.denominator
+    begin, each = int(round(first) * common), int(ratio * common)  # HuBERT rounds where a crop begins
+    return (begin + np.arange(count, dtype=np.int64) * each) // common
+
+
+class StoredLabels(UnitLabels):
+    """Of a data set that `mmpt units label` wrote, found by key."""
+
+    def __init__(self, folder: Path, data: Manifest, modality: Modality, where: str) -> None:
+        manifest = load_manifest(folder)
+        if FIELD not in manifest.fields:
+            raise ConfigError(f"{where}: {folder} has no field '{FIELD}'; make it with 'mmpt units label'")
+        super().__init__(manifest.fields[FIELD].facts, modality, where)
+        self.folder = folder
+        self.reader = Reader(manifest, [FIELD])
+        self._fingerprint = manifest.fingerprint()
+        rows = {key: row for row, key in enumerate(manifest.column("key"))}
+        self.rows = np.array([rows.get(key, -1) for key in data.column("key")], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the labels' data set."""
+        return self._fingerprint
+
+    def stored(self, sample: int, value: Any) -> Integer[np.ndarray, " T"]:
+        """As written."""
+        if self.rows[sample] < 0:
+            raise DataError(f"{self.folder} has no labels of this sample; label the data set again")
+        labels = self.reader.read(int(self.rows[sample]))[FIELD]
+        clusters = self.facts["clusters"]
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.max() < clusters):
+            raise DataError(f"{self.folder}: expected a row of whole numbers below {clusters} as labels of this sample")
+        return labels
+
+
+class MfccLabels(UnitLabels):
+    """Computed from the sound with an MFCC codebook: what stored ones would be."""
+
+    def __init__(self, codebook: Codebook, modality: Modality, where: str) -> None:
+        if codebook.features.get("type") != "mfcc":
+            raise ConfigError(
+                f"{where}: this codebook is of a trained layer, which reading can't compute; store its labels with "
+                "'mmpt units label' and name their folder"
+            )
+        super().__init__(codebook.facts, modality, where)
+        self.codebook = codebook
+
+    @property
+    def fingerprint(self) -> str:
+        """The codebook's hash."""
+        return self.codebook.hash
+
+    def stored(self, sample: int, value: Any) -> Integer[np.ndarray, " T"]:
+        """Of the whole recording."""
+        return self.codebook.assign(mfcc_of(value))
+
+
+def unit_facts(place: Path) -> dict[str, Any]:
+    """Facts of the labels in a folder, or of a codebook file."""
+    if place.suffix == ".safetensors":
+        return load_codebook(place).facts
+    manifest = load_manifest(place)
+    if FIELD not in manifest.fields:
+        raise ConfigError(f"{place} has no field '{FIELD}'; make it with 'mmpt units label'")
+    return manifest.fields[FIELD].facts
+
+
+def open_labels(place: Path, stream: str, data: Manifest, modality: Modality, where: str) -> UnitLabels:
+    """Stored labels of a folder, or those of an MFCC codebook; raises ConfigError where they are of another stream."""
+    facts = unit_facts(place)
+    if facts["stream"] != stream:
+        raise ConfigError(f"{where}: {place} has units of stream '{facts['stream']}', not of '{stream}'")
+    if place.suffix == ".safetensors":
+        return MfccLabels(load_codebook(place), modality, where)
+    return StoredLabels(place, data, modality, where)
+
+
+def with_units(content: Content, rows: list[Integer[np.ndarray, " _"] | None]) -> Content:
+    """Content whose observed tokens have these labels, in order; everything else has 0."""
+    units = torch.zeros(content.valid.shape, dtype=torch.int64)
+    for row, labels in enumerate(rows):
+        if labels is not None:
+            here = torch.nonzero(content.valid[row] & content.observed[row])[:, 0]
+            units[row, here] = torch.from_numpy(labels.astype(np.int64))
+    return content._replace(units=units)

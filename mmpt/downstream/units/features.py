@@ -1,0 +1,109 @@
+"""Frame features that units are clusters of: MFCCs, or the outputs of a block of a run's trunk."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from mmpt.data.manifest import Manifest, sha256_of
+from mmpt.data.mfcc import mfcc_of, mfcc_rate, mfcc_settings
+from mmpt.downstream.encoder import Encoder, find_checkpoint, load
+from mmpt.encoders.sound import Sound
+from mmpt.errors import DataError
+from mmpt.tokens import Batch
+
+
+class FrameFeatures(ABC):
+    """Decoded fields of one stream -> frames.
+
+    Args:
+        stream: the field that is read.
+        rate: frames a second; None: one for each observed token.
+        settings: what a codebook keeps, so that its labels can't be taken for others.
+    """
+
+    stream: str
+    rate: Fraction | None
+    settings: Mapping[str, Any]
+
+    @abstractmethod
+    def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:
+        """Frames of each sample, of its own alone: which samples come together changes nothing."""
+
+
+class MfccFeatures(FrameFeatures):
+    """Of HuBERT's first iteration."""
+
+    def __init__(self, manifest: Manifest, stream: str) -> None:
+        field = manifest.fields[stream]
+        if field.kind != "audio":
+            raise DataError(f"{manifest.folder}: field '{stream}' is {field.kind}, and MFCCs are of sound")
+        self.stream, self.rate = stream, mfcc_rate(int(field.facts["sample_rate"]))
+        self.settings = {**mfcc_settings(), "sample_rate": int(field.facts["sample_rate"])}
+
+    def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:
+        """(N, 39) of each."""
+        return [mfcc_of(value) for value in values]
+
+
+class LayerFeatures(FrameFeatures):
+    """What block `layer` (counted from 1) of a run's trunk gives, nothing hidden and no final norm.
+
+    Args:
+        run: the run folder.
+        stream: of the run.
+        layer: 1 to the trunk's depth.
+        step: of the checkpoint; the newest by default.
+        untrained: the weights that the run began with, as a control.
+    """
+
+    def __init__(self, run: Path, stream: str, *, layer: int, step: int | None = None, untrained: bool = False) -> None:
+        self.encoder = load(run, step=step, untrained=untrained)
+        blocks = blocks_of(self.encoder)
+        if stream not in self.encoder.modalities:
+            raise DataError(f"{run}: no stream '{stream}'; it has {', '.join(self.encoder.modalities)}")
+        if not 1 <= layer <= len(blocks):
+            raise DataError(f"{run}: layer: expected 1 to {len(blocks)}, the trunk's depth, got {layer}")
+        self.stream, self.layer = stream, layer
+        modality = self.encoder.modalities[stream]
+        self.rate = Fraction(modality.rate) / modality.step if isinstance(modality, Sound) else None
+        weights = "untrained" if untrained else sha256_of(find_checkpoint(run, step) / "model.safetensors")[:16]
+        self.settings = {"type": "layer", "layer": layer, "weights": weights, "step": self.encoder.step}
+
+    def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:
+        """(N, D) of each; raises DataError for a sample longer than the run reads at once."""
+        modality = self.encoder.modalities[self.stream]
+        read = [modality.read(value, 0, modality.limit, None) for value in values]
+        content = modality.collate([[one] for one in read], None)
+        latents = block_output(self.encoder, self.stream, Batch({self.stream: content}, *_uids(len(read))), self.layer)
+        kept = content.valid & content.observed
+        return [own[mine].numpy() for own, mine in zip(latents, kept, strict=True)]
+
+
+def _uids(count: int) -> tuple[torch.Tensor, torch.Tensor, str, int]:
+    numbers = torch.arange(count)
+    return numbers, torch.zeros_like(numbers), "units", 0
+
+
+def blocks_of(encoder: Encoder) -> nn.ModuleList:
+    """Of the trunk."""
+    return cast("nn.ModuleList", encoder.backbone.trunk.blocks)
+
+
+@torch.no_grad()
+def block_output(encoder: Encoder, stream: str, batch: Batch, layer: int) -> Float[torch.Tensor, "B N D"]:
+    """What a block of the trunk (from 1) gives for a batch of one stream, on the host."""
+    found: list[torch.Tensor] = []
+    block = blocks_of(encoder)[layer - 1]
+    hook = block.register_forward_hook(lambda _, __, output: found.append(output[0]))
+    try:
+        encoder.backbone(batch.to(encoder.device))
+    finally:
+        hook.remove()
+    return found[0].float().cpu()

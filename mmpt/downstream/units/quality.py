@@ -1,0 +1,98 @@
+"""What units are worth: how they are used, how long they last, and what they tell of given labels."""
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float, Int
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class UnitQuality:
+    """Figures of a labelled data set.
+
+    Args:
+        frames: labelled.
+        clusters: V.
+        used: clusters that label any frame.
+        perplexity: clusters that would be used as evenly: exp of the entropy of their shares.
+        run_length: mean frames from one change of unit to the next.
+        seconds: the same in time, where frames have a rate.
+        purity: share of frames whose label is the commonest of their unit (HuBERT, section V.B: phone purity).
+        pnmi: mutual information of label and unit over the entropy of the label: what the unit tells of it.
+    """
+
+    frames: int
+    clusters: int
+    used: int
+    perplexity: float
+    run_length: float
+    seconds: float | None
+    purity: float | None = None
+    pnmi: float | None = None
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title="units", show_header=False)
+        rows = {
+            "frames": f"{self.frames:,}",
+            "clusters used": f"{self.used} of {self.clusters}",
+            "perplexity": f"{self.perplexity:.1f}",
+            "mean length": f"{self.run_length:.2f} frames" + (f", {self.seconds:.3f} s" if self.seconds else ""),
+        }
+        if self.pnmi is not None:
+            rows |= {"purity": f"{self.purity:.3f}", "PNMI": f"{self.pnmi:.3f}"}
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
+
+@dataclass
+class Tally:
+    """Adds up what quality needs, a sample at a time."""
+
+    clusters: int
+    counts: Int[np.ndarray, " V"] = field(init=False)
+    pairs: Counter[tuple[int, Hashable]] = field(default_factory=Counter)
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(self.clusters, dtype=np.int64)
+
+    def add(self, units: Int[np.ndarray, " T"], label: Hashable | None) -> None:
+        """Of one sample; every frame has the sample's label, None leaves it out of purity and PNMI."""
+        here = np.bincount(units, minlength=self.clusters)
+        self.counts += here
+        self.runs += 1 + int((np.diff(units) != 0).sum()) if len(units) else 0
+        if label is not None:
+            self.pairs.update({(int(unit), label): int(here[unit]) for unit in np.flatnonzero(here)})
+
+    def quality(self, rate: Fraction | None) -> UnitQuality:
+        """Of everything added."""
+        frames = int(self.counts.sum())
+        shares = self.counts[self.counts > 0] / max(frames, 1)
+        perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
+        length = frames / max(self.runs, 1)
+        told = purity_and_pnmi(self._matrix()) if self.pairs else (None, None)
+        seconds = None if rate is None else length / float(rate)
+        return UnitQuality(frames, self.clusters, len(shares), perplexity, length, seconds, *told)
+
+    def _matrix(self) -> Float[np.ndarray, "L V"]:
+        labels = {label: row for row, label in enumerate(sorted({label for _, label in self.pairs}, key=str))}
+        matrix = np.zeros((len(labels), self.clusters))
+        for (unit, label), count in self.pairs.items():
+            matrix[labels[label], unit] += count
+        return matrix
+
+
+def purity_and_pnmi(counts: Float[np.ndarray, "L V"]) -> tuple[float, float]:
+    """Of frames counted by label and unit; PNMI is 0 where there is one label only."""
+    joint = counts / counts.sum()
+    label, unit = joint.sum(1), joint.sum(0)
+    entropy = -(label[label > 0] * np.log(label[label > 0])).sum()
+    there = joint > 0
+    information = (joint[there] * np.log(joint[there] / np.outer(label, unit)[there])).sum()
+    return float(joint.max(0).sum()), float(information / entropy) if entropy > 0 else 0.0

@@ -1,0 +1,92 @@
+"""HuBERT's rounds as a user runs them: killed in the middle, the same command ends where an undisturbed one does."""
+
+import pytest
+import torch
+from running import build_all_small_shards, kill_group, mmpt, start, wait_for, weights
+
+from mmpt.data.codebook import load_codebook
+from mmpt.data.manifest import load_manifest
+
+TINY = [
+    "streams.speech.channels=8",
+    "streams.speech.kernel=8",
+    "streams.speech.groups=4",
+    "trunk.width=16",
+    "trunk.heads=2",
+    "trunk.depth=2",
+    "hubert.iterations=[{clusters: 6}, {clusters: 9, layer: 1, settings: [training.steps=8]}]",
+    "data.batch_size=2",
+    "training.steps=6",
+    "training.log_every=1",
+    "training.save_every=2",
+    "training.optimizer.warmup_steps=2",
+    "training.optimizer.eps=1e-4",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where `shards` lie."""
+    folder = tmp_path_factory.mktemp("hubert")
+    (folder / "shards").mkdir()
+    build_all_small_shards(folder / "shards")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Two rounds, undisturbed."""
+    done = mmpt("hubert", "hubert_speech", "--out", "whole", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "whole"
+
+
+def test_each_round_has_units_labels_and_a_run(folder, whole):
+    for number, clusters, rate in ((1, 6, 100), (2, 9, 25)):
+        codebook = load_codebook(whole / f"round-{number}" / "units.safetensors")
+        assert (codebook.clusters, codebook.rate) == (clusters, rate)
+        labels = load_manifest(whole / f"round-{number}" / "labels" / "prompts")
+        assert labels.fields["units"].facts["codebook"] == codebook.hash
+        assert len(labels) == len(load_manifest(folder / "shards" / "speech"))
+        width = weights(whole / f"round-{number}" / "run")["objective.streams.speech.predictor.codes"]
+        assert len(width) == clusters
+    assert codebook.features["layer"] == 1
+
+
+def test_the_same_command_again_does_nothing_again(folder, whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    done = mmpt("hubert", "hubert_speech", "--out", "whole", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is there already") == 4
+    assert done.stdout.count("nothing was changed") == 2
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(folder, whole):
+    settings = [word.replace("clusters: 6", "clusters: 7") for word in TINY]
+    done = mmpt("hubert", "hubert_speech", "--out", "whole", *settings, cwd=folder)
+    assert done.returncode == 2
+    assert "holds 6 units of" in done.stderr
+    assert "asks for 7" in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_in_a_round_the_same_command_ends_where_an_undisturbed_one_does(folder, whole):
+    process = start("hubert", "hubert_speech", "--out", "killed", *TINY, cwd=folder)
+    try:
+        wait_for(lambda: (folder / "killed/round-1/run/checkpoints/step-000000002").exists())
+    finally:
+        kill_group(process)
+    assert not (folder / "killed" / "round-2").exists()
+    done = mmpt("hubert", "hubert_speech", "--out", "killed", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
+    mine = weights(folder / "killed" / "round-2" / "run")
+    assert all(torch.equal(value, mine[name]) for name, value in weights(whole / "round-2" / "run").items())
+
+
+def test_a_recipe_without_rounds_is_refused(folder):
+    done = mmpt("hubert", "speech_masked", "--out", "none", cwd=folder)
+    assert done.returncode == 2
+    assert "has no section `hubert`" in done.stderr
+    assert not (folder / "none").exists()
