@@ -59,6 +59,7 @@ class Tokens(NamedTuple):
     stream: Int[Tensor, "B N"]
     full: bool = False
     rotary: bool = False
+    penalty: Float[Tensor, ""] | None = None  # mean square of the features that they were made of, where asked for
 
 
 class Shown(NamedTuple):

@@ -32,9 +32,11 @@ class Encoder(nn.Module, ABC):
     """Content of one modality -> tokens of width D.
 
     `tokenwise` says that a token depends on its own content and place alone, so that dropped ones need not be embedded.
+    `has_penalty` says that its tokens come with the mean square of the features that they are made of.
     """
 
     tokenwise: bool = False
+    has_penalty: bool = False
 
     @abstractmethod
     def forward(self, content: Content) -> Tokens:

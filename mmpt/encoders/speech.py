@@ -98,6 +98,7 @@ class Speech(Sound):
 class SpeechEncoder(Encoder):
     """Windows -> tokens; neighbouring windows overlap, so a hidden one is partly heard in its neighbours."""
 
+    has_penalty = True
     table: Tensor
 
     def __init__(self, speech: Speech, width: int) -> None:
@@ -117,15 +118,15 @@ class SpeechEncoder(Encoder):
 
     def forward(self, content: Content) -> Tokens:
         """Windows (B, N, T) -> tokens (B, N, D)."""
-        x = self._embedded(content)
+        x, penalty = self._embedded(content)
         sincos_table = self.positions == "sincos"
         position = embedding(content.place, self.table).to(x.dtype) if sincos_table else torch.zeros_like(x)
         rotary, nowhere = self.positions == "rotary", torch.zeros_like(content.place)
         place = content.place if rotary else nowhere
-        return Tokens(x, position, place, content.valid, content.segment, nowhere, content.full, rotary)
+        return Tokens(x, position, place, content.valid, content.segment, nowhere, content.full, rotary, penalty)
 
-    def _embedded(self, content: Content) -> Float[Tensor, "B N D"]:
-        """Padding becomes zeros."""
+    def _embedded(self, content: Content) -> tuple[Float[Tensor, "B N D"], Float[Tensor, ""]]:
+        """Padding becomes zeros; beside it the mean square of the valid frames' features, in float32."""
         values = content.values.to(self.projection.weight.dtype)
         valid = None if content.full else content.valid
         if valid is not None:
@@ -134,8 +135,10 @@ class SpeechEncoder(Encoder):
         if self.gradient_scale != 1:
             fixed = features.detach()
             features = fixed + self.gradient_scale * (features - fixed)
+        squares = features.float().square().mean(2)
+        penalty = squares.mean() if valid is None else (squares * valid).sum() / valid.sum().clamp(min=1)
         x = self.projection(self.norm(features))
-        return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0)
+        return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0), penalty
 
     def settle(self, shown: Shown, size: int) -> Shown:
         """Convolutional positions, of what is shown."""
@@ -143,7 +146,7 @@ class SpeechEncoder(Encoder):
 
     def substitute(self, content: Content, choice: Float[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Another frame of the same row."""
-        return gather(self._embedded(content), another(content.valid, choice))
+        return gather(self._embedded(content)[0], another(content.valid, choice))
 
     def place_table(self, width: int) -> Float[Tensor, "N W"]:
         """Sine-cosine, one row a frame of the longest stretch."""

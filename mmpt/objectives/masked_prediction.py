@@ -32,6 +32,9 @@ class StreamSettings:
         predictor: who predicts.
         target: what, and how wrong it is.
         weight: of this loss in the sum.
+        shown_weight: of the loss at tokens that are shown, beside that of the hidden ones; both are divided by the same
+            number (the unmasked term of HuBERT's loss, Hsu et al. 2021, equation 2).
+        feature_penalty: times the mean square of what an encoder's convolutions give (HuBERT's is 10).
         average: what a loss is divided by: `scored` tokens of the global batch (BERT, MAE), all `valid` tokens, or each
             `sample`'s own scored tokens first and then the samples.
     """
@@ -41,6 +44,8 @@ class StreamSettings:
     predictor: Component[Predictor]
     target: Component[Target]
     weight: float = 1.0
+    shown_weight: float = 0.0
+    feature_penalty: float = 0.0
     average: Literal["scored", "valid", "sample"] = "scored"
 
 
@@ -50,6 +55,7 @@ class StreamObjective(nn.Module):
     def __init__(self, name: str, modality: Modality, backbone: Backbone, settings: StreamSettings) -> None:
         super().__init__()
         self.name, self.average, self.weight = name, settings.average, settings.weight
+        self.shown_weight, self.feature_penalty = settings.shown_weight, settings.feature_penalty
         encoder, width = backbone.encoder(name), backbone.trunk.width
         self.masking = Masking(modality, settings.masking)
         self.corruption = settings.corruption.build(width)
@@ -59,6 +65,17 @@ class StreamObjective(nn.Module):
             raise ConfigError(
                 f"objective.streams.{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor "
                 f"'{settings.predictor.name}' can't place them either; use corruption=replace, or predictor=decoder"
+            )
+
+        if self.corruption.drops and self.shown_weight:
+            raise ConfigError(
+                f"objective.streams.{name}.shown_weight: with corruption 'drop' shown tokens are all that the trunk "
+                "gets, and a loss on them asks for a copy; use corruption=replace, or shown_weight=0"
+            )
+        if self.feature_penalty and not encoder.has_penalty:
+            raise ConfigError(
+                f"objective.streams.{name}.feature_penalty: this encoder has no convolutions whose output could be "
+                "penalised; stream type 'speech' has, so leave it out here"
             )
 
     def hide(self, context: StreamContext) -> Hidden:
@@ -71,6 +88,13 @@ class StreamObjective(nn.Module):
         if self.average == "valid":
             return content.valid.sum().float()
         return scored.sum().float() if self.average == "scored" else scored.any(1).sum().float()
+
+    def shown(self, hidden: Hidden, content: Content) -> Scored:
+        """The shown tokens that have a target."""
+        observed = content.valid & content.observed
+        known = content.observed_count is not None and hidden.hidden_count is not None
+        count = cast("int", content.observed_count) - cast("int", hidden.hidden_count) if known else None
+        return score(observed & ~hidden.hidden, count)
 
     def loss(
         self, prediction: Float[Tensor, "M P"], target: Shaped[Tensor, "M ..."], scored: Scored
@@ -123,20 +147,30 @@ class MaskedPrediction(Objective):
 
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
-        latents, balance = self._latents(backbone, batch, hidden, progress)
+        latents, balance, penalties = self._latents(backbone, batch, hidden, progress)
         losses, metrics = {}, {}
         for name, latent in latents.items():
             part, context = self.part(name), context_of(batch, name, progress)
             scored = score(hidden[name].scored, hidden[name].hidden_count)
             prediction = part.predictor(latent, context.content, scored)
             target = part.target(context)
-            losses[name], plain = part.loss(prediction, flatten(gather(target, scored.places), scored), scored)
+            loss, plain = part.loss(prediction, flatten(gather(target, scored.places), scored), scored)
+            if part.shown_weight:
+                shown = part.shown(hidden[name], context.content)
+                prediction = part.predictor(latent, context.content, shown)
+                more, _ = part.loss(prediction, flatten(gather(target, shown.places), shown), shown)
+                loss = _sum_of(loss, more, part.shown_weight)
+            if part.feature_penalty:
+                penalty = part.feature_penalty * cast("Tensor", penalties[name])
+                loss = loss._replace(total=loss.total + penalty * hidden[name].denominator)
+                metrics[f"{name}/penalty"] = penalty.detach(), torch.ones_like(penalty)
+            losses[name] = loss
             metrics[f"{name}/loss"] = plain, scored.valid.sum()
         return Step(losses, balance, metrics)
 
     def _latents(
         self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float
-    ) -> tuple[dict[str, Latents], Float[Tensor, ""]]:
+    ) -> tuple[dict[str, Latents], Float[Tensor, ""], dict[str, Tensor | None]]:
         kept = {
             name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
             for name, content in batch.streams.items()
@@ -158,7 +192,8 @@ class MaskedPrediction(Objective):
         every, balance = backbone.mix(shown, sizes, batch.draw)
         lengths = [part.places.shape[1] for part in shown.values()]
         split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-        return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance
+        penalties = {name: embedded.penalty for name, embedded in tokens.items()}
+        return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance, penalties
 
     def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
         """A row of padding through encoder, corruption and predictor of every absent stream; the trunk runs anyway."""
@@ -182,7 +217,7 @@ class MaskedPrediction(Objective):
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
         """For each stream of the batch."""
-        latents, _ = self._latents(backbone, batch, hidden, progress=1.0)
+        latents, *_ = self._latents(backbone, batch, hidden, progress=1.0)
         result = {}
         for name, latent in latents.items():
             scored = score(hidden[name].scored, hidden[name].hidden_count)
@@ -192,6 +227,10 @@ class MaskedPrediction(Objective):
                 hidden[name].hidden, prediction, flatten(rows, scored), flatten(scored.places, scored)
             )
         return result
+
+
+def _sum_of(loss: Loss, more: Loss, weight: float) -> Loss:
+    return Loss(loss.total + weight * more.total, loss.rows + weight * more.rows)
 
 
 def _check_shared(streams: Mapping[str, StreamSettings]) -> None:

@@ -288,6 +288,15 @@ def test_dropping_what_a_head_has_to_predict_is_refused(model_of):
     model_of(text={"corruption": "drop", "predictor": CROSS})
 
 
+def test_terms_of_the_loss_that_have_no_meaning_are_refused(model_of):
+    with pytest.raises(ConfigError, match=r"objective\.streams\.text\.shown_weight: with corruption 'drop'"):
+        model_of(text={"corruption": "drop", "predictor": CROSS, "shown_weight": 0.5})
+    with pytest.raises(
+        ConfigError, match=r"objective\.streams\.text\.feature_penalty: this encoder has no convolutions"
+    ):
+        model_of(text={"feature_penalty": 10.0})
+
+
 def test_a_stream_without_settings_and_settings_without_a_stream_are_refused(modalities, backbone_of):
     def build(streams, names):
         chosen = {name: modalities[name] for name in names}

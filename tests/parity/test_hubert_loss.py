@@ -7,7 +7,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
+
+from mmpt.tokens import Content
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = {"width": 32, "depth": 2, "channels": 16, "classes": 10, "final": 16, "rows": 2, "batches": 1}
@@ -43,3 +46,39 @@ def test_loss_and_gradients_are_those_of_torchaudio(bench: ModuleType, norm: str
         assert own.grad is not None, name
         assert given.grad.abs().max() > 1e-6, f"{name}: nothing to compare"
         assert_close(own.grad, given.grad, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_shown_frames_and_the_size_of_features_count_as_they_do_in_hubert(bench: ModuleType) -> None:
+    torch.manual_seed(0)
+    ours, theirs = bench.contenders_of(bench.Sizes(seconds=(1.0, 1.0), **TINY), 0)
+    model, peer = ours.losses[0].args[0], theirs.losses[0].args[0]
+    part = model.objective.part("speech")
+    part.shown_weight, part.feature_penalty = 0.4, 10.0
+    waves, lengths, units, hidden = theirs.losses[0].args[1:]
+    peer.mask_generator.hidden, peer.logit_generator.skip_nomask = hidden, False
+    masked, unmasked, penalty = peer(waves, units, lengths)
+    right = [torch.zeros(len(logits), dtype=torch.int64) for logits in (masked, unmasked)]
+    other = cross_entropy(masked, right[0], reduction="sum") + 0.4 * cross_entropy(unmasked, right[1], reduction="sum")
+    other = (other + 10 * penalty * len(masked)) / len(masked)
+    mine = ours.losses[0]()
+    assert_close(mine, other, rtol=1e-5, atol=1e-5)
+    assert float(10 * penalty.detach()) > 1e-3 * float(mine.detach())  # it is there to be seen
+    mine.backward()
+    other.backward()
+    stem = model.backbone.encoder("speech").stem.layers[0].weight.grad
+    given = peer.wav2vec2.feature_extractor.conv_layers[0].conv.weight.grad
+    assert_close(stem, given.permute(2, 1, 0).flatten(0, 1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_size_of_padding_s_features_does_not_count(bench: ModuleType) -> None:
+    torch.manual_seed(0)
+    ours, _ = bench.contenders_of(bench.Sizes(seconds=(0.6, 1.5), **TINY), 0)
+    model, batch = ours.losses[0].args
+    encoder, content = model.backbone.encoder("speech"), batch.streams["speech"]
+    counts = content.valid.sum(1)
+    assert counts.min() < counts.max()
+    alone = []
+    for row, count in enumerate(counts.tolist()):
+        own = (tensor[row : row + 1, :count] for tensor in content[:5])
+        alone.append(encoder(Content(*own, full=True)).penalty * count)
+    assert_close(encoder(content).penalty, sum(alone) / counts.sum())
