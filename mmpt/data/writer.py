@@ -75,7 +75,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         plan = {
             "builder": "ShardWriter",
-            "fields": {name: list(own.members) for name, own in self.fields.items()},
+            "fields": {name: [list(own.members), own.facts] for name, own in self.fields.items()},
             "limits": list(self._limits),
             "split": list(self._shares),
             "tokenizer": str(self._source) if self._source else None,

@@ -131,6 +131,31 @@ def test_labels_of_another_codebook_are_made_again(mfcc, speech, codebook, tmp_p
     assert not (tmp_path / "labels").exists()
 
 
+class Failing(MfccFeatures):
+    """Fails behind the first samples."""
+
+    batches = 0
+
+    def of(self, values):
+        self.batches += 1
+        if self.batches > 1:
+            raise RuntimeError("cable")
+        return super().of(values)
+
+
+def test_half_written_labels_go_on_with_their_codebook_only(speech, mfcc, codebook, tmp_path):
+    for name in ("one", "two"):
+        with pytest.raises(RuntimeError, match="cable"):
+            label_data(codebook, Failing(speech, "speech"), speech.folder, tmp_path / name, samples_per_shard=4)
+        assert not is_labelled(tmp_path / name, codebook)
+    moved = Codebook(codebook.centroids + 1, codebook.rate, codebook.stream, codebook.features)
+    with pytest.raises(DataError, match="half-built with other fields"):
+        label_data(moved, mfcc, speech.folder, tmp_path / "one", samples_per_shard=4)
+    label_data(codebook, mfcc, speech.folder, tmp_path / "two", samples_per_shard=4)
+    label_data(codebook, mfcc, speech.folder, tmp_path / "whole", samples_per_shard=4)
+    assert load_manifest(tmp_path / "two").fingerprint() == load_manifest(tmp_path / "whole").fingerprint()
+
+
 def test_what_units_tell_of_labels_is_scikit_learn_s_mutual_information(mfcc, speech, codebook, tmp_path):
     _, quality = label_data(codebook, mfcc, speech.folder, tmp_path / "labels", against="label")
     reader, units, given = Reader(speech, ["speech", "labels"]), [], []
