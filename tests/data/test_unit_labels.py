@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torchaudio.compliance import kaldi
 
 from mmpt.config import Component, component
 from mmpt.data.codebook import Codebook, load_codebook, save_codebook
@@ -78,6 +79,16 @@ def test_mfcc_frames_at_16_khz_are_twice_the_stem_s(tmp_path, length):
     frames = len(mfcc_features(np.random.default_rng(0).standard_normal(length).astype(np.float32) * 0.1, 16000))
     assert frames == (length - 400) // 160 + 1
     assert -(-frames // 2) == hubert_speech(tmp_path).tokens(length)
+
+
+def test_mfccs_are_kaldi_s_without_energy_and_their_slopes_are_fitted_lines():
+    samples, rate = recording(3, 4000)
+    frames = mfcc_features(samples, rate)
+    expected = kaldi.mfcc(torch.from_numpy(samples)[None], sample_frequency=8000.0, use_energy=False, dither=0.0)
+    np.testing.assert_allclose(frames[:, :13], expected.numpy(), rtol=1e-5, atol=1e-4)
+    for first, second in ((0, 13), (13, 26)):
+        around = np.stack([frames[10 + n, first : first + 13] * n for n in range(-2, 3)]).sum(0) / 10
+        np.testing.assert_allclose(frames[10, second : second + 13], around, rtol=1e-4, atol=1e-4)
 
 
 def test_a_codebook_comes_back_as_it_was_and_a_changed_one_is_refused(tmp_path):
