@@ -16,6 +16,7 @@ from mmpt.data.unit_labels import unit_facts
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
+from mmpt.objectives.teacher import Teacher
 from mmpt.settings import Recipe
 
 
@@ -154,13 +155,16 @@ def count_parameters(modules: Sequence[torch.nn.Module]) -> int:
 
 
 def parameter_counts(model: MaskedModel) -> dict[str, int]:
-    """By part; the objective's are those that the backbone does not share."""
+    """By part; the objective's are those that the backbone does not share. A teacher is counted by itself."""
     backbone = model.backbone
+    teachers = [part for part in model.modules() if isinstance(part, Teacher)]
+    copied = count_parameters(teachers)
     encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
-    whole, shared = count_parameters([model]), count_parameters([backbone])
+    whole, shared = count_parameters([model]) - copied, count_parameters([backbone])
     return {
         **encoders,
         "trunk": count_parameters([backbone.trunk]),
         "objective": whole - shared,
         "all": whole,
+        **({"teacher (a copy, not trained)": copied} if teachers else {}),
     }

@@ -64,10 +64,11 @@ def _steps(built: Built, ranks: int) -> list[str]:
 def _memory(built: Built, ranks: int) -> str:
     """Weights, gradients and moments exactly; activations by a rule of thumb."""
     stage = built.recipe.deepspeed.get("zero_optimization", {}).get("stage", 0)
-    weights = count_parameters([built.model])
+    counts = parameter_counts(built.model)
+    weights, copied = counts["all"], count_parameters([built.model]) - counts["all"]
     parts = {"weights": 4, "gradients": 4, "moments": 8}
     shared = {0: (), 1: ("moments",), 2: ("moments", "gradients"), 3: ("moments", "gradients", "weights")}[stage]
-    fixed = sum(size * weights / (ranks if name in shared else 1) for name, size in parts.items())
+    fixed = 4 * copied + sum(size * weights / (ranks if name in shared else 1) for name, size in parts.items())
     trunk = built.recipe.trunk.settings
     places = max(built.batches[0].places, 1)
     per_block = 34 if not trunk.get("checkpointing") else 2

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import cast
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from mmpt.encoders import Encoder, Modality
 from mmpt.objectives import Hidden, Objective, Step
 from mmpt.tokens import Batch, Shown, Tokens, concatenate, replace
-from mmpt.trunk import Trunk
+from mmpt.trunk import Trunk, TrunkOutput
 
 
 class Backbone(nn.Module):
@@ -40,15 +40,16 @@ class Backbone(nn.Module):
 
     def mix(
         self, shown: Mapping[str, Shown], sizes: Mapping[str, int], draw: Int[Tensor, " B"]
-    ) -> tuple[Tokens, Float[Tensor, ""]]:
+    ) -> tuple[Tokens, TrunkOutput]:
         """Streams side by side through the trunk, once; returns the sequence with latents as its content.
 
         `sizes` has the N that each stream's tokens were shown of.
         """
         settled = {name: self.encoder(name).settle(part, sizes[name]) for name, part in shown.items()}
         tokens = concatenate([part.tokens for part in settled.values()])
-        output = self.trunk(tokens, draw)
-        return tokens._replace(x=output.latents), output.balance
+        columns = tuple((self.numbers[name], part.places.shape[1]) for name, part in settled.items())
+        output = self.trunk(tokens, draw, columns)
+        return tokens._replace(x=output.latents), output
 
     def forward(self, batch: Batch) -> dict[str, Tokens]:
         """Latents of every stream with nothing hidden: what downstream work uses."""
@@ -75,3 +76,7 @@ class MaskedModel(nn.Module):
         """Losses of one micro-batch, as sums."""
         step = self.objective(self.backbone, batch, hidden, progress)
         return step._replace(balance=step.balance + 0.0 * self.objective.touch(self.backbone, batch))
+
+    def after_update(self, progress: float) -> None:
+        """Teachers follow; called when the optimiser has stepped, and only then."""
+        self.objective.after_update(self.backbone, progress)

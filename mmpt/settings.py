@@ -89,7 +89,8 @@ class TrainingSettings:
         save_every: steps between checkpoints. keep_last: how many of the newest stay.
         keep_every: checkpoints at multiples of this many steps stay for good; 0 keeps none.
         max_nonfinite: skipped updates in a row after which the run stops.
-        balance_weight: of the balance losses of feed-forwards that route.
+        balance_weight: of the balance loss of feed-forwards that route (EVE's), a mean over their layers.
+        router_z_weight: of their z-loss, likewise.
     """
 
     steps: int
@@ -101,12 +102,16 @@ class TrainingSettings:
     keep_last: int = 2
     keep_every: int = 0
     max_nonfinite: int = 10
-    balance_weight: float = 0.01
+    balance_weight: float = 0.001
+    router_z_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("balance_weight", "router_z_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.optimizer.warmup_steps > self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps: {self.optimizer.warmup_steps} steps of warm-up in a run of {self.steps}; "

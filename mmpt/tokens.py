@@ -94,6 +94,9 @@ class StreamContext(NamedTuple):
     hidden_count: int | None = None  # hidden tokens in every row, where the ratio fixes it
     substitute: Callable[[Float[Tensor, "B N"]], Float[Tensor, "B N D"]] | None = None
     siblings: Siblings | None = None  # None: the stream is alone
+    units: Int[Tensor, "B N"] | None = None  # what is hidden together, once that is drawn
+    budget: Int[Tensor, " B"] | None = None  # tokens to hide, once that is known
+    predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:
@@ -189,3 +192,10 @@ def score(scored: Bool[Tensor, "B N"], count: int | None) -> Scored:
 def flatten(x: Shaped[Tensor, "B Q ..."], scored: Scored) -> Shaped[Tensor, "M ..."]:
     """The scored entries of all rows, one after the other."""
     return x.flatten(0, 1) if scored.full else x[scored.valid]
+
+
+def unflatten(x: Float[Tensor, " M"], scored: Scored) -> Float[Tensor, "B Q"]:
+    """A number a scored entry, back in rows; zeros where there is padding."""
+    if scored.full:
+        return x.view(scored.valid.shape)
+    return x.new_zeros(scored.valid.shape).masked_scatter(scored.valid, x)

@@ -26,7 +26,9 @@ from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.targets import Target
+from mmpt.randomness import uniform_rows
 from mmpt.tokens import Content, Siblings, StreamContext, score
+from mmpt.trunk import Surroundings
 from mmpt.trunk.feedforward import FeedForward
 from tests.encoders.labs_material import perfect_cells
 
@@ -81,7 +83,8 @@ def contents_of(content, rows):
 
 def context_of(content, seed=0, progress=0.5, substitute=None):
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
-    return StreamContext(content, draw, progress, substitute=substitute)
+    expected = uniform_rows(draw, content.valid.shape[1], "expected")
+    return StreamContext(content, draw, progress, substitute=substitute, predicted_loss=expected)
 
 
 @pytest.fixture
@@ -161,8 +164,11 @@ def test_a_row_is_hidden_alike_alone_and_in_a_batch(masking_of, contents, ratio,
     hidden = masking(context)
     assert torch.equal(hidden, masking(context))
     for row in range(len(hidden)):
+        own = slice(row, row + 1)
         alone = context._replace(
-            content=contents_of(context.content, slice(row, row + 1)), draw=context.draw[row : row + 1]
+            content=contents_of(context.content, own),
+            draw=context.draw[own],
+            predicted_loss=context.predicted_loss[own],
         )
         assert torch.equal(masking(alone)[0], hidden[row])
 
@@ -451,19 +457,20 @@ def test_a_token_without_variation_has_a_finite_loss(chosen, modalities, content
 
 @pytest.mark.parametrize("name", CONTRACTS[FeedForward])
 def test_padding_changes_nothing_but_itself_in_a_feedforward(chosen, randomised, name):
-    part = randomised(chosen(FeedForward, name).build(WIDTH)).eval()
-    x, valid, stream = (
-        torch.randn(3, 7, WIDTH),
-        torch.arange(7) < torch.tensor([[7], [4], [0]]),
-        torch.zeros(3, 7).long(),
-    )
+    part = randomised(chosen(FeedForward, name).build(WIDTH, 2))
+    x, valid = torch.randn(3, 7, WIDTH), torch.arange(7) < torch.tensor([[7], [4], [0]])
+    stream = (torch.arange(7) >= 3).long().expand(3, -1)
+    around = Surroundings(valid, stream, None, None, torch.arange(3), ((0, 3), (1, 4)))
     other = torch.where(valid.unsqueeze(2), x, torch.randn(x.shape) * 5)
-    (change, balance), (again, other_balance) = part(x, valid, stream), part(other, valid, stream)
-    assert change.shape == x.shape
-    assert_close(change[valid], again[valid], rtol=0, atol=1e-6)
-    assert (balance is None) == (other_balance is None)
-    if balance is not None:
-        assert_close(balance, other_balance, rtol=0, atol=1e-6)
+    for mode in (False, True):
+        (change, routing), (again, other_routing) = part.train(mode)(x, around), part(other, around)
+        assert change.shape == x.shape
+        assert_close(change[valid], again[valid], rtol=0, atol=1e-6)
+        assert_close(routing, other_routing, rtol=0, atol=1e-6)
+        loss = change.sum() + (routing.balance + routing.router_z if routing is not None else 0.0)
+        part.zero_grad()
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in part.parameters())
 
 
 @pytest.fixture(params=[1, 7, 400])

@@ -42,8 +42,11 @@ def trunk_shape(trunk: Trunk) -> TrunkShape:
         if not isinstance(block.feedforward, DenseFeedForward):
             kind = type(block.feedforward).__name__
             raise ConfigError(f"only a dense feed-forward can be exported, this trunk has {kind}; use dense")
-    first = cast("DenseFeedForward", blocks[0].feedforward)
-    inner, heads = first.mlp.fc1.out_features, blocks[0].attention.heads
+    widths = [cast("DenseFeedForward", block.feedforward).mlp.fc1.out_features for block in blocks]
+    if len(set(widths)) > 1:
+        found = ", ".join(map(str, widths))
+        raise ConfigError(f"only feed-forwards of one width can be exported, those of this trunk are {found} wide")
+    inner, heads = widths[0], blocks[0].attention.heads
     eps, norm_entry = trunk.norm.eps, isinstance(trunk.entry, nn.LayerNorm)
     return TrunkShape(trunk.width, len(blocks), heads, cast("int", inner), eps, norm_entry)
 

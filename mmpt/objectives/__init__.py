@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from mmpt.model import Backbone
 
 
+class Guide(NamedTuple):
+    """What a teacher said of a stream before the step."""
+
+    predicted: Float[Tensor, "B N"]  # the loss it expects of every token
+    certain: Bool[Tensor, "B N"]  # hidden because of it
+
+
 class Hidden(NamedTuple):
     """What a step hides, decided before anything is computed: all ranks have to know the denominators of the losses."""
 
@@ -19,6 +26,7 @@ class Hidden(NamedTuple):
     scored: Bool[Tensor, "B N"]
     hidden_count: int | None  # hidden tokens of every row, where fixed
     denominator: Float[Tensor, ""]  # what this micro-batch adds to the loss's global denominator
+    guide: Guide | None = None  # None: no teacher chose
 
 
 class Loss(NamedTuple):
@@ -32,7 +40,8 @@ class Step(NamedTuple):
     """What the forward pass gives: sums of losses by objective, and figures for the log as (sum, count)."""
 
     losses: dict[str, Loss]
-    balance: Float[Tensor, ""]
+    balance: Float[Tensor, ""]  # of the trunk's experts, as is their router_z
+    router_z: Float[Tensor, ""]
     metrics: dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]
 
 
@@ -67,6 +76,10 @@ class Objective(nn.Module, ABC):
         Times zero it joins the loss, so that every weight has a gradient in every step: ZeRO-3 would reuse the last
         step's for one that has none, and ranks would wait for each other if they differed.
         """
+
+    @abstractmethod
+    def after_update(self, backbone: "Backbone", progress: float) -> None:
+        """Move what follows the weights without being trained; called once for every update that was made."""
 
     @abstractmethod
     def predict(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:

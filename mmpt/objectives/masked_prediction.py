@@ -13,13 +13,16 @@ from mmpt.config import Component
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
-from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
+from mmpt.objectives import Guide, Hidden, Loss, Objective, Prediction, Step
 from mmpt.objectives.context import context_of, contexts_of
 from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.latents import Seen, latents_of
+from mmpt.objectives.loss_prediction import Figures, LossPrediction, LossPredictionSettings
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.targets import Target
-from mmpt.tokens import Batch, Content, Scored, Shown, StreamContext, drop_content, flatten, gather, score
+from mmpt.objectives.teacher import LossPredictors, Teacher, TeacherSettings
+from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, gather, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class StreamSettings:
         feature_penalty: times the mean square of what an encoder's convolutions give (HuBERT's is 10).
         average: what a loss is divided by: `scored` tokens of the global batch (BERT, MAE), all `valid` tokens, or each
             `sample`'s own scored tokens first and then the samples.
+        loss_predictor: learns which hidden tokens are hard; importance `predicted_loss` asks its averaged copy.
     """
 
     masking: MaskingSettings
@@ -47,6 +51,7 @@ class StreamSettings:
     shown_weight: float = 0.0
     feature_penalty: float = 0.0
     average: Literal["scored", "valid", "sample"] = "scored"
+    loss_predictor: LossPredictionSettings | None = None
 
 
 class StreamObjective(nn.Module):
@@ -61,12 +66,23 @@ class StreamObjective(nn.Module):
         self.corruption = settings.corruption.build(width)
         self.target = settings.target.build(modality)
         self.predictor = settings.predictor.build(encoder, width, self.target.size)
-        if self.corruption.drops and not self.predictor.mixes_tokens:
+        self.loss_prediction = None
+        if settings.loss_predictor is not None:
+            self.loss_prediction = LossPrediction(self.predictor, encoder, width, settings.loss_predictor)
+        for predictor in (
+            settings.predictor,
+            *([settings.loss_predictor.predictor] if settings.loss_predictor else []),
+        ):
+            if self.corruption.drops and not predictor.target.mixes_tokens:
+                raise ConfigError(
+                    f"objective.streams.{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor "
+                    f"'{predictor.name}' can't place them either; use corruption=replace, or predictor=decoder"
+                )
+        if self.masking.importance.guided and self.loss_prediction is None:
             raise ConfigError(
-                f"objective.streams.{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor "
-                f"'{settings.predictor.name}' can't place them either; use corruption=replace, or predictor=decoder"
+                f"objective.streams.{name}.masking.importance: '{settings.masking.importance.name}' asks a teacher, "
+                "and the stream has no loss_predictor that it could be a copy of; add one, or use importance=uniform"
             )
-
         if self.corruption.drops and self.shown_weight:
             raise ConfigError(
                 f"objective.streams.{name}.shown_weight: with corruption 'drop' shown tokens are all that the trunk "
@@ -80,9 +96,11 @@ class StreamObjective(nn.Module):
 
     def hide(self, context: StreamContext) -> Hidden:
         """The mask, and this micro-batch's part of the denominator."""
-        hidden = self.masking(context)
+        hidden, certain = self.masking.drawn(context)
         count = self.masking.count(context.content, context.progress)
-        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content))
+        predicted = context.predicted_loss
+        guide = None if predicted is None or certain is None else Guide(predicted, certain)
+        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content), guide)
 
     def _denominator(self, scored: Bool[Tensor, "B N"], content: Content) -> Float[Tensor, ""]:
         if self.average == "valid":
@@ -96,17 +114,36 @@ class StreamObjective(nn.Module):
         count = cast("int", content.observed_count) - cast("int", hidden.hidden_count) if known else None
         return score(observed & ~hidden.hidden, count)
 
-    def loss(
-        self, prediction: Float[Tensor, "M P"], target: Shaped[Tensor, "M ..."], scored: Scored
-    ) -> tuple[Loss, Float[Tensor, ""]]:
-        """The sum that the denominator divides, and the plain sum over tokens for the log."""
-        each = self.target.loss(prediction, target)
+    def each(
+        self, latents: Latents, content: Content, target: Shaped[Tensor, "B N ..."], scored: Scored
+    ) -> Float[Tensor, " M"]:
+        """The loss of each scored token."""
+        prediction = self.predictor(latents, content, scored)
+        return self.target.loss(prediction, flatten(gather(target, scored.places), scored))
+
+    def summed(self, each: Float[Tensor, " M"], scored: Scored) -> Loss:
+        """The sum that the denominator divides."""
         rows = scored.valid.shape[0]
         row = flatten(torch.arange(rows, device=each.device).unsqueeze(1).expand(scored.valid.shape), scored)
         weighted = each
         if self.average == "sample":
             weighted = each / scored.valid.sum(1).clamp(min=1)[row]
-        return Loss(weighted.sum(), each.new_zeros(rows).index_add(0, row, each.detach())), each.detach().sum()
+        return Loss(weighted.sum(), each.new_zeros(rows).index_add(0, row, each.detach()))
+
+    def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
+        """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
+        scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
+        each = self.each(latents, context.content, target, scored)
+        loss, figures = self.summed(each, scored), {"loss": (each.detach().sum(), scored.valid.sum().float())}
+        if self.shown_weight:
+            shown = self.shown(hidden, context.content)
+            more = self.each(latents, context.content, target, shown)
+            loss = _sum_of(loss, self.summed(more, shown), self.shown_weight)
+        if self.loss_prediction is not None:
+            more, of_it = self.loss_prediction(latents, context.content, scored, each, hidden.guide)
+            loss = _sum_of(loss, self.summed(more, scored), self.loss_prediction.weight)
+            figures |= of_it
+        return loss, figures
 
 
 class MaskedPrediction(Objective):
@@ -114,10 +151,16 @@ class MaskedPrediction(Objective):
 
     Args:
         streams: the parts of every stream of the recipe.
+        teacher: how the copy follows that importance `predicted_loss` asks.
     """
 
     def __init__(
-        self, backbone: Backbone, modalities: Mapping[str, Modality], *, streams: dict[str, StreamSettings]
+        self,
+        backbone: Backbone,
+        modalities: Mapping[str, Modality],
+        *,
+        streams: dict[str, StreamSettings],
+        teacher: TeacherSettings | None = None,
     ) -> None:
         super().__init__()
         for name in modalities:
@@ -131,6 +174,16 @@ class MaskedPrediction(Objective):
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
+        self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
+        if teacher is not None and not self.guided:
+            raise ConfigError("objective.teacher: no stream asks one; use importance 'predicted_loss', or leave it out")
+        self.teacher = Teacher(self._followed(backbone), teacher or TeacherSettings()) if self.guided else None
+
+    def _followed(self, backbone: Backbone) -> LossPredictors:
+        """What the teacher is a copy of; no part of this module, or its weights would be there twice."""
+        predictions = {name: self.part(name).loss_prediction for name in self.guided}
+        predictors = {name: own.predictor for name, own in predictions.items() if own is not None}
+        return LossPredictors(backbone, self._corruptions(), predictors)
 
     def part(self, name: str) -> StreamObjective:
         """One stream's parts."""
@@ -143,57 +196,37 @@ class MaskedPrediction(Objective):
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
         """Every stream that the batch has."""
-        return {name: self.part(name).hide(context) for name, context in contexts_of(batch, progress).items()}
+        contexts = contexts_of(batch, progress)
+        if self.teacher is not None:
+            for name, predicted in self.teacher.look(batch, progress).items():
+                contexts[name] = contexts[name]._replace(predicted_loss=predicted)
+        return {name: self.part(name).hide(context) for name, context in contexts.items()}
+
+    def after_update(self, backbone: Backbone, progress: float) -> None:
+        """The teacher follows."""
+        if self.teacher is not None:
+            self.teacher.follow(self._followed(backbone), progress)
 
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
-        latents, balance, penalties = self._latents(backbone, batch, hidden, progress)
-        losses, metrics = {}, {}
+        latents, output, penalties = self._latents(backbone, batch, hidden, progress)
+        losses, metrics = {}, output.metrics(list(backbone.numbers))
         for name, latent in latents.items():
             part, context = self.part(name), context_of(batch, name, progress)
-            scored = score(hidden[name].scored, hidden[name].hidden_count)
-            prediction = part.predictor(latent, context.content, scored)
-            target = part.target(context)
-            loss, plain = part.loss(prediction, flatten(gather(target, scored.places), scored), scored)
-            if part.shown_weight:
-                shown = part.shown(hidden[name], context.content)
-                prediction = part.predictor(latent, context.content, shown)
-                more, _ = part.loss(prediction, flatten(gather(target, shown.places), shown), shown)
-                loss = _sum_of(loss, more, part.shown_weight)
+            loss, figures = part(latent, context, hidden[name])
             if part.feature_penalty:
                 penalty = part.feature_penalty * cast("Tensor", penalties[name])
                 loss = loss._replace(total=loss.total + penalty * hidden[name].denominator)
-                metrics[f"{name}/penalty"] = penalty.detach(), torch.ones_like(penalty)
+                figures["penalty"] = penalty.detach(), torch.ones_like(penalty)
             losses[name] = loss
-            metrics[f"{name}/loss"] = plain, scored.valid.sum()
-        return Step(losses, balance, metrics)
+            metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
+        return Step(losses, output.balance, output.router_z, metrics)
 
-    def _latents(
-        self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float
-    ) -> tuple[dict[str, Latents], Float[Tensor, ""], dict[str, Tensor | None]]:
-        kept = {
-            name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
-            for name, content in batch.streams.items()
-            if self.part(name).corruption.drops and backbone.encoder(name).tokenwise
-        }
-        contents = {name: content for name, (content, _) in kept.items()}
-        tokens = backbone.embed(batch._replace(streams={**batch.streams, **contents}))
-        shown = {}
-        for name, embedded in tokens.items():
-            if name in kept:
-                shown[name] = Shown(embedded, kept[name][1])
-                continue
-            content = batch.streams[name]
-            context = context_of(batch, name, progress)._replace(
-                hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)
-            )
-            shown[name] = self.part(name).corruption(embedded, hidden[name].hidden, context)
-        sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
-        every, balance = backbone.mix(shown, sizes, batch.draw)
-        lengths = [part.places.shape[1] for part in shown.values()]
-        split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-        penalties = {name: embedded.penalty for name, embedded in tokens.items()}
-        return {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}, balance, penalties
+    def _latents(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Seen:
+        return latents_of(backbone, self._corruptions(), batch, hidden, progress)
+
+    def _corruptions(self) -> dict[str, Corruption]:
+        return {name: self.part(name).corruption for name in self.streams}
 
     def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
         """A row of padding through encoder, corruption and predictor of every absent stream; the trunk runs anyway."""
@@ -211,8 +244,10 @@ class MaskedPrediction(Objective):
         shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
         shown = encoder.settle(shown, content.valid.shape[1])
         latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
-        prediction = part.predictor(latents, content, score(content.valid, None))
-        return prediction.float().sum() + shown.tokens.x.float().sum() + shown.tokens.position.float().sum()
+        predictors = [part.predictor] + ([part.loss_prediction.predictor] if part.loss_prediction is not None else [])
+        scored = score(content.valid, None)
+        predictions = [predictor(latents, content, scored).float().sum() for predictor in predictors]
+        return sum(predictions, shown.tokens.x.float().sum() + shown.tokens.position.float().sum())
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:

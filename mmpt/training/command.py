@@ -37,7 +37,9 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     sources = build_sources(recipe, modalities)
     share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, rank, ranks)
     batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
-    return Built(recipe, facts, sources, build_model(recipe, modalities), batches)
+    model = build_model(recipe, modalities)
+    engine.check_model(recipe.deepspeed, model)
+    return Built(recipe, facts, sources, model, batches)
 
 
 def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import HashStore  # what torch.distributed.HashS
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import MaskedModel
 from mmpt.objectives import Step
+from mmpt.objectives.teacher import Teacher
 from mmpt.settings import OptimizerSettings, TrainingSettings
 from mmpt.tokens import Batch
 
@@ -106,6 +107,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError("\n".join(wrong))
 
 
+def check_model(settings: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse an averaged teacher under ZeRO-3: its weights lie about in parts there, and it would stand still."""
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    if stage == 3 and any(isinstance(part, Teacher) for part in model.modules()):
+        raise ConfigError(
+            "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher that importance "
+            "'predicted_loss' asks can't follow parts of them; use stage 0, 1 or 2"
+        )
+
+
 def wants_bf16(precision: str, device: torch.device) -> bool:
     """Whether to compute in bfloat16; raises ConfigError where it was asked for and can't be had."""
     able = device.type != "cuda" or torch.cuda.is_bf16_supported()
@@ -160,7 +171,7 @@ class Engine:
 
         self.world, self.accumulation = world, accumulation
         self.weights = model.objective.weights()
-        self.balance_weight = training.balance_weight
+        self.balance_weight, self.router_z_weight = training.balance_weight, training.router_z_weight
         self.model = model.to(world.device)
         self.optimizer = optimizer_for(model, training.optimizer)
         self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
@@ -174,7 +185,8 @@ class Engine:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31 - 1,
         }
-        if wants_bf16(training.precision, world.device):
+        self.bf16 = wants_bf16(training.precision, world.device)
+        if self.bf16:
             filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         config = {**filled, **deepspeed_settings}
         self.engine: Any
@@ -200,7 +212,8 @@ class Engine:
         summed over ranks on the way, and everything is read by the host once.
         """
         batches = [batch.to(self.world.device) for batch in batches]
-        hidden = [self.model.hide(batch, progress) for batch in batches]
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = [self.model.hide(batch, progress) for batch in batches]
         names = list(batches[0].streams)
         totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])
         torch.distributed.all_reduce(totals)
@@ -211,7 +224,8 @@ class Engine:
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
             step = self.engine(batch, hide, progress)
             loss = sum(self.weights[name] * share[name] * step.losses[name].total for name in names)
-            loss = loss * self.world.ranks * self.accumulation + self.balance_weight * step.balance
+            loss = loss * self.world.ranks * self.accumulation
+            loss = loss + self.balance_weight * step.balance + self.router_z_weight * step.router_z
             self._nonfinite |= ~loss.detach().isfinite()
             # DeepSpeed averages over ranks and micro-batches; the loss is a sum over both.
             self.engine.backward(loss)
@@ -220,6 +234,8 @@ class Engine:
             steps.append(step)
         outcome = self._summary(batches, steps, extra)
         norm = self._update(outcome.finite, learning_rate)
+        if outcome.finite:
+            self.model.after_update(progress)
         return outcome._replace(gradient_norm=norm)
 
     def _summary(self, batches: list[Batch], steps: list[Step], extra: list[float]) -> Outcome:

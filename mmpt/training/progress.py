@@ -11,6 +11,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmpt.training.expert_loads import LoadWatch, folded
+
 
 @contextmanager
 def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
@@ -36,6 +38,10 @@ def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
         for number, descriptor in enumerate(kept, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)
+
+
+RANKINGS = ("/spearman", "/hard_overlap", "/hard_overlap_by_chance")  # how well hard tokens are told from easy ones
+EXPERTS = ("experts/dropped", "experts/load_max")
 
 
 class Meter:
@@ -66,7 +72,7 @@ class Meter:
         sums, metrics = self._sums, self._metrics
         self._start()
         return {
-            **{name: total / max(count, 1) for name, (total, count) in sorted(metrics.items())},
+            **folded({name: total / max(count, 1) for name, (total, count) in sorted(metrics.items())}),
             "samples_per_second": sums["samples"] / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
             "seconds_per_step": seconds / max(sums["steps"], 1),
@@ -80,6 +86,7 @@ class Display:
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console, self.steps, self.first = console, steps, 0
+        self.watch = LoadWatch()
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=20),
@@ -114,9 +121,12 @@ class Display:
 
     def show(self, step: int, values: dict[str, float]) -> None:
         """The newest figures."""
+        if uneven := self.watch.look(values):
+            self.say(f"step {step}: {uneven}")
         losses = "  ".join(f"{n.removesuffix('/loss')} {v:.3f}" for n, v in values.items() if n.endswith("/loss"))
+        ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS) or n in EXPERTS)
         figures = (
-            f"loss {losses}  lr {values['learning_rate']:.2e}  {values['samples_per_second']:.0f} samples/s  "
+            f"loss {losses}  {ranks}lr {values['learning_rate']:.2e}  {values['samples_per_second']:.0f} samples/s  "
             f"{values['tokens_per_second']:.0f} tokens/s  data-wait {values['data_wait_share']:.0%}  "
             f"padding {values['padding_share']:.0%}"
         )

@@ -3,17 +3,81 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmpt.tokens import Tokens
 
+Columns = tuple[tuple[int, int], ...]  # stream and how many columns it takes, left to right
+
+
+class Surroundings(NamedTuple):
+    """What every block needs beside x."""
+
+    valid: Bool[Tensor, "B S"]
+    stream: Int[Tensor, "B S"]
+    allowed: Bool[Tensor, "B 1 S S"] | None
+    turns: Float[Tensor, "2 B 1 S W"] | None
+    draw: Int[Tensor, " B"]
+    columns: Columns = ()  # the same as `stream`, known without a look at the device
+    layer: int = 0
+
+
+class Routing(NamedTuple):
+    """What a feed-forward with a gate says of a micro-batch; padding is in none of it."""
+
+    balance: Float[Tensor, ""]  # loss, 1 where all experts get as much
+    router_z: Float[Tensor, ""]  # loss, the mean square of the logits' log-sum-exp
+    chosen: Float[Tensor, "streams E"]  # choices of the streams' tokens, those that found no place among them
+    dropped: Float[Tensor, ""]  # choices that found no place
+    entropy: Float[Tensor, ""]  # of the gate in units of log E, summed over tokens
+    tokens: Float[Tensor, ""]
+
 
 class TrunkOutput(NamedTuple):
-    """Latents of every token and, of layers that route, the sum of their balance losses."""
+    """Latents of every token, and what the layers that route said, by layer."""
 
     latents: Float[Tensor, "B S D"]
-    balance: Float[Tensor, ""]
+    routings: dict[int, Routing]
+
+    @property
+    def balance(self) -> Float[Tensor, ""]:
+        """Mean over the layers that route; 0 where none does."""
+        return self._mean([routing.balance for routing in self.routings.values()])
+
+    @property
+    def router_z(self) -> Float[Tensor, ""]:
+        """Mean over the layers that route; 0 where none does."""
+        return self._mean([routing.router_z for routing in self.routings.values()])
+
+    def _mean(self, losses: list[Tensor]) -> Float[Tensor, ""]:
+        return torch.stack(losses).mean() if losses else self.latents.new_zeros((), dtype=torch.float32)
+
+    def metrics(self, names: list[str]) -> dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
+        """Figures for the log as (sum, count); `names` are the streams', by number.
+
+        `experts/load/<layer>/<expert>/<stream>` is a share of the layer's choices.
+        """
+        if not self.routings:
+            return {}
+
+        def total(figures: list[Tensor]) -> Tensor:
+            return torch.stack(figures).sum()
+
+        every, balance = list(self.routings.values()), self.balance.detach()
+        choices = total([routing.chosen.sum() for routing in every])
+        metrics = {
+            "experts/balance": (balance, torch.ones_like(balance)),
+            "experts/dropped": (total([routing.dropped for routing in every]), choices),
+            "experts/entropy": (total([r.entropy for r in every]), total([r.tokens for r in every])),
+        }
+        for layer, routing in self.routings.items():
+            of_layer = routing.chosen.sum()
+            for name, loads in zip(names, routing.chosen.unbind(), strict=True):
+                for expert, load in enumerate(loads.unbind()):
+                    metrics[f"experts/load/{layer}/{expert}/{name}"] = load, of_layer
+        return metrics
 
 
 class Trunk(nn.Module, ABC):
@@ -25,5 +89,5 @@ class Trunk(nn.Module, ABC):
     width: int
 
     @abstractmethod
-    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> TrunkOutput:
-        """`draw` is the key of each row's random numbers."""
+    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = ()) -> TrunkOutput:
+        """`draw` is the key of each row's random numbers; `columns` says which columns are of which stream."""

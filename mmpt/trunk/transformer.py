@@ -1,29 +1,18 @@
 """The pre-norm transformer (Dosovitskiy et al. 2020, section 3.1) over streams side by side."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmpt.config import Component, component
+from mmpt.errors import ConfigError
 from mmpt.randomness import fold, uniform
 from mmpt.tokens import Tokens, gather
-from mmpt.trunk import Trunk, TrunkOutput
+from mmpt.trunk import Columns, Routing, Surroundings, Trunk, TrunkOutput
 from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import rotary_turns
-
-
-class Surroundings(NamedTuple):
-    """What every block needs beside x."""
-
-    valid: Bool[Tensor, "B S"]
-    stream: Int[Tensor, "B S"]
-    allowed: Bool[Tensor, "B 1 S S"] | None
-    turns: Float[Tensor, "2 B 1 S W"] | None
-    draw: Int[Tensor, " B"]
 
 
 class Block(nn.Module):
@@ -42,18 +31,18 @@ class Block(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Returns x and the balance loss of a feed-forward that routes.
+    ) -> tuple[Tensor, Routing | None]:
+        """Returns x and what a feed-forward that routes says.
 
         With `wanted` only those tokens come out: what a last block computes where not every token is looked at.
         """
         change = self.attention(self.norm1(x), around.allowed, around.turns, wanted)
         if wanted is not None:
             x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
-            around = around._replace(valid=valid, stream=stream)
+            around = around._replace(valid=valid, stream=stream, columns=())
         x = x + self._kept(change, around.draw, "attention")
-        change, balance = self.feedforward(self.norm2(x), around.valid, around.stream)
-        return x + self._kept(change, around.draw, "feedforward"), balance
+        change, routing = self.feedforward(self.norm2(x), around._replace(layer=self.layer))
+        return x + self._kept(change, around.draw, "feedforward"), routing
 
     def _kept(self, change: Float[Tensor, "B S D"], draw: Int[Tensor, " B"], branch: str) -> Float[Tensor, "B S D"]:
         """Stochastic depth (Huang et al. 2016), drawn per row so that no layout of the batch changes it."""
@@ -75,6 +64,7 @@ class Transformer(Trunk):
     Args:
         width: D. depth: blocks. heads: of attention; must divide width.
         feedforward: what stands behind attention.
+        top_feedforward: what stands there in the last `top_layers` blocks instead.
         drop_path: stochastic depth of the last block; the share rises linearly from 0 at the first.
         norm_entry: normalise the sum of content, position and modality before the first block, as RoBERTa does.
         rotary_base: of the angles, for modalities with rotary positions.
@@ -91,6 +81,8 @@ class Transformer(Trunk):
         depth: int,
         heads: int,
         feedforward: Component[FeedForward] = component(FeedForward, "dense"),
+        top_feedforward: Component[FeedForward] | None = None,
+        top_layers: int = 0,
         drop_path: float = 0.0,
         norm_entry: bool = False,
         rotary_base: float = 10000.0,
@@ -106,9 +98,15 @@ class Transformer(Trunk):
         shares = torch.linspace(0, drop_path, depth).tolist()
         self.stream_embedding = nn.Embedding(streams, width)
         self.entry = nn.LayerNorm(width, eps=norm_eps) if norm_entry else nn.Identity()
+        if not 0 <= top_layers <= depth or (top_layers > 0) != (top_feedforward is not None):
+            raise ConfigError(
+                f"top_feedforward, top_layers: expected a feed-forward and 1 to {depth} (the depth) blocks that have "
+                f"it, or neither; got {top_feedforward.name if top_feedforward else 'none'} and {top_layers}"
+            )
+        chosen = [feedforward] * (depth - top_layers) + [top_feedforward or feedforward] * top_layers
         self.blocks = nn.ModuleList(
-            Block(width, heads, feedforward.build(width), drop=share, layer=layer, eps=norm_eps)
-            for layer, share in enumerate(shares)
+            Block(width, heads, part.build(width, streams), drop=share, layer=layer, eps=norm_eps)
+            for layer, (part, share) in enumerate(zip(chosen, shares, strict=True))
         )
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         initialise(self)
@@ -116,18 +114,19 @@ class Transformer(Trunk):
             for block in self.blocks:
                 block.compile(dynamic=True)
 
-    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> TrunkOutput:
+    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = ()) -> TrunkOutput:
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
-        around = self.surroundings(tokens, draw)
+        around = self.surroundings(tokens, draw)._replace(columns=columns)
         x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
-        balance = x.new_zeros((), dtype=torch.float32)
-        for block in self.blocks:
+        routings = {}
+        for layer, block in enumerate(self.blocks, start=1):
             if self.checkpointing and self.training:
-                x, more = checkpoint(block, x, around, use_reentrant=False, preserve_rng_state=False)
+                x, routing = checkpoint(block, x, around, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, more = block(x, around)
-            balance = balance if more is None else balance + more
-        return TrunkOutput(self.norm(x), balance)
+                x, routing = block(x, around)
+            if routing is not None:
+                routings[layer] = routing
+        return TrunkOutput(self.norm(x), routings)
 
     def surroundings(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> Surroundings:
         """Which token may look at which, and the rotary turns where a stream asks for them."""

@@ -76,8 +76,8 @@ class RoutedFeedForward(FeedForward):
         super().__init__()
         self.inner = DenseFeedForward(width)
 
-    def forward(self, x, valid, stream):
-        return self.inner(x, valid, stream)
+    def forward(self, x, around):
+        return self.inner(x, around)
 
 
 def refusal(image, text, backbone_of, case):

@@ -1,7 +1,7 @@
 """Masking = ratio x unit x importance: one weighted draw of units without replacement."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,13 @@ class MaskingSettings:
             raise ValueError(f"ratio: expected a share between 0 and 1, got {self.ratio}")
 
 
+class Drawn(NamedTuple):
+    """One draw of a stream's masking."""
+
+    hidden: Bool[Tensor, "B N"]
+    certain: Bool[Tensor, "B N"] | None  # of infinite weight: hidden whatever the draw; None where all are alike
+
+
 class Masking(torch.nn.Module):
     """Draws which tokens of a stream are hidden: valid and observed ones only, at least one a row that has any."""
 
@@ -51,15 +58,20 @@ class Masking(torch.nn.Module):
         self.importance = settings.importance.build(modality)
         self.rounding = settings.rounding
 
-    @torch.no_grad()
     def forward(self, context: StreamContext) -> Bool[Tensor, "B N"]:
         """The hidden tokens."""
+        return self.drawn(context).hidden
+
+    @torch.no_grad()
+    def drawn(self, context: StreamContext) -> Drawn:
+        """The hidden tokens, and which of them the importance left no choice about."""
         maskable = context.maskable
         share = self.ratio.share(context)
         budget = self._budget(share, maskable.sum(1), context.draw)
         units = self.unit.units(context)
-        weight = self.importance.weight(context)
-        return choose_units(units, maskable, budget, weight, context.draw)
+        weight = self.importance.weight(context._replace(units=units, budget=budget))
+        hidden = choose_units(units, maskable, budget, weight, context.draw)
+        return Drawn(hidden, None if weight is None else weight.isinf() & maskable)
 
     def count(self, content: Content, progress: float) -> int | None:
         """Hidden tokens of every row, where settings and rows fix it: no look at the device is needed."""
@@ -106,7 +118,7 @@ def choose_units(
     size = torch.zeros_like(units).scatter_add(1, units, maskable.long())
     noise = -(-uniform_rows(draw, units.shape[1], "mask").log()).log()
     if weight is not None:
-        total = torch.zeros_like(weight).scatter_add(1, units, weight * maskable)
+        total = torch.zeros_like(weight).scatter_add(1, units, weight.masked_fill(~maskable, 0.0))
         noise = noise + (total / size.clamp(min=1)).clamp(min=1e-300).log()
     order = noise.masked_fill(size == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
     ordered = size.gather(1, order)

@@ -22,9 +22,11 @@ class Predictor(nn.Module, ABC):
     """Latents -> P numbers for each scored token. Built with the stream's encoder, the width D and the target's size P.
 
     `mixes_tokens` says that it can place hidden tokens in context itself; without it, nothing may be dropped.
+    `entry_parts` names what comes before its first block, which a second predictor of the stream may share.
     """
 
     mixes_tokens: bool
+    entry_parts: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, latents: Latents, content: Content, scored: Scored) -> Float[Tensor, "M P"]:

@@ -40,6 +40,7 @@ class CrossDecoderPredictor(Predictor):
     """
 
     mixes_tokens = True
+    entry_parts = ("entry", "query", "places")
 
     def __init__(
         self,

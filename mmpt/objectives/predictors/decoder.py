@@ -23,6 +23,7 @@ class DecoderPredictor(Predictor):
     """
 
     mixes_tokens = True
+    entry_parts = ("entry", "mask_token", "places")
 
     def __init__(
         self,

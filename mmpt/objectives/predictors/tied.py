@@ -26,6 +26,11 @@ class TiedPredictor(Predictor):
         super().__init__()
         if not isinstance(encoder, TextEncoder):
             raise ConfigError("predictor 'tied' needs an embedding table, which only text has; use mlp or a decoder")
+        if size != encoder.embedding.num_embeddings:
+            raise ConfigError(
+                f"predictor 'tied' gives a number for each of {encoder.embedding.num_embeddings} ids where {size} "
+                f"{'is' if size == 1 else 'are'} predicted; use mlp or a decoder"
+            )
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         initialise(self)

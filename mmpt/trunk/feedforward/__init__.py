@@ -2,15 +2,15 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from mmpt.trunk import Routing, Surroundings
 
 
 class FeedForward(nn.Module, ABC):
-    """Token by token: x -> its change, and a balance loss (None where nothing is routed). Built with the width D."""
+    """Token by token: x -> its change, and what a gate says (None without one). Built with D and how many streams."""
 
     @abstractmethod
-    def forward(
-        self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"], stream: Int[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B S D"], Float[Tensor, ""] | None]:
+    def forward(self, x: Float[Tensor, "B S D"], around: Surroundings) -> tuple[Float[Tensor, "B S D"], Routing | None]:
         """Padding (not valid) must change nothing but itself."""

@@ -1,0 +1,56 @@
+"""From what is hidden to latents: show the rest of every stream, mix all of them once."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mmpt.model import Backbone
+from mmpt.objectives import Hidden
+from mmpt.objectives.context import context_of
+from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.predictors import Latents
+from mmpt.tokens import Batch, Shown, drop_content
+from mmpt.trunk import TrunkOutput
+
+
+class Seen(NamedTuple):
+    """What the backbone made of what it was shown."""
+
+    latents: dict[str, Latents]
+    output: TrunkOutput
+    penalties: dict[str, Tensor | None]
+
+
+def latents_of(
+    backbone: Backbone,
+    corruptions: Mapping[str, Corruption],
+    batch: Batch,
+    hidden: Mapping[str, Hidden],
+    progress: float,
+) -> Seen:
+    """Every stream of the batch, the hidden tokens of each corrupted in its way."""
+    kept = {
+        name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
+        for name, content in batch.streams.items()
+        if corruptions[name].drops and backbone.encoder(name).tokenwise
+    }
+    contents = {name: content for name, (content, _) in kept.items()}
+    tokens = backbone.embed(batch._replace(streams={**batch.streams, **contents}))
+    shown = {}
+    for name, embedded in tokens.items():
+        if name in kept:
+            shown[name] = Shown(embedded, kept[name][1])
+            continue
+        content = batch.streams[name]
+        context = context_of(batch, name, progress)._replace(
+            hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)
+        )
+        shown[name] = corruptions[name](embedded, hidden[name].hidden, context)
+    sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
+    every, output = backbone.mix(shown, sizes, batch.draw)
+    lengths = [part.places.shape[1] for part in shown.values()]
+    split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
+    latents = {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}
+    return Seen(latents, output, {name: embedded.penalty for name, embedded in tokens.items()})

@@ -1,0 +1,144 @@
+"""Averaged teachers: copies that follow the trained weights and are never trained (Tarvainen and Valpola 2017)."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mmpt.model import Backbone
+from mmpt.objectives import Hidden
+from mmpt.objectives.context import context_of
+from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.latents import latents_of
+from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.randomness import uniform_rows
+from mmpt.tokens import Batch, Content, Scored, StreamContext, concatenate, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """How slowly a teacher follows (hard patch mining, Wang et al. 2023, appendix).
+
+    Args:
+        start: the momentum at progress 0, the share of itself that the teacher keeps in an update.
+        end: the momentum it rises to, along a line.
+        rise: the progress at which it gets there; constant from then on.
+        views: 1 looks at complete samples, as in the paper, though its predictor learns at hidden tokens alone. More
+            look at as many complementary masks (not in the paper): each shows one of `views` random parts of the
+            guided streams and hides the rest, and a token's number is the mean of those it has where it is hidden.
+    """
+
+    start: float = 0.999
+    end: float = 0.9999
+    rise: float = 0.5
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a momentum from 0 to below 1, got {getattr(self, name)}")
+        if not 0 < self.rise <= 1:
+            raise ValueError(f"rise: expected a share of the run above 0 and up to 1, got {self.rise}")
+        if self.views < 1:
+            raise ValueError(f"views: expected at least 1, got {self.views}")
+
+    def momentum(self, progress: float) -> float:
+        """At this progress."""
+        return self.start + (self.end - self.start) * min(progress / self.rise, 1.0)
+
+
+class LossPredictors(nn.Module):
+    """A backbone and the loss predictors on it: what a teacher of hard patch mining is a copy of."""
+
+    def __init__(
+        self, backbone: Backbone, corruptions: Mapping[str, Corruption], predictors: Mapping[str, Predictor]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.corruptions = nn.ModuleDict(corruptions)
+        self.predictors = nn.ModuleDict(predictors)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, progress: float, views: int) -> dict[str, Float[Tensor, "B N"]]:
+        """The loss expected of every token, by guided stream; what can't be hidden has a number without meaning."""
+        names = [name for name in self.predictors if name in batch.streams]
+        if not names:
+            return {}
+        if views == 1:
+            return self._predicted(self._of_complete(batch), batch, names)
+        corruptions = {name: cast("Corruption", part) for name, part in self.corruptions.items()}
+        totals: dict[str, Tensor] = {}
+        for view in range(views):
+            hidden = {name: _nothing(content) for name, content in batch.streams.items()}
+            hidden |= {name: _all_but(view, views, context_of(batch, name, progress)) for name in names}
+            latents = latents_of(self.backbone, corruptions, batch, hidden, progress).latents
+            for name, predicted in self._predicted(latents, batch, names).items():
+                totals[name] = totals.get(name, 0.0) + predicted * hidden[name].hidden
+        return {name: total / (views - 1) for name, total in totals.items()}  # each token is shown once
+
+    def _of_complete(self, batch: Batch) -> dict[str, Latents]:
+        streams = self.backbone(batch)
+        every = concatenate(list(streams.values()))
+        return {name: Latents(own.x, replace(own, own.x), every, batch.draw) for name, own in streams.items()}
+
+    def _predicted(
+        self, latents: Mapping[str, Latents], batch: Batch, names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "B N"]]:
+        predicted = {}
+        for name in names:
+            content, predictor = batch.streams[name], cast("Predictor", self.predictors[name])
+            numbers = predictor(latents[name], content, _all_places(content))
+            predicted[name] = numbers.float().view(content.valid.shape)
+        return predicted
+
+
+def _all_places(content: Content) -> Scored:
+    """Padding too: its numbers are never looked at, and nothing waits for the device to know how many there are."""
+    places = torch.arange(content.valid.shape[1], device=content.valid.device).expand(content.valid.shape)
+    return Scored(places, torch.ones_like(content.valid), full=True)
+
+
+def _nothing(content: Content) -> Hidden:
+    none = torch.zeros_like(content.valid)
+    return Hidden(none, none, 0 if content.full else None, none.sum().float())
+
+
+def _all_but(view: int, views: int, context: StreamContext) -> Hidden:
+    """All tokens that may be hidden but those of one part; parts are drawn by row and as equal as can be."""
+    maskable, known = context.maskable, context.content.observed_count
+    lots = uniform_rows(context.draw, maskable.shape[1], "a teacher's views").masked_fill(~maskable, 2.0)
+    part = lots.argsort(dim=1).argsort(dim=1) % views
+    hidden = maskable & (part != view)
+    count = None if known is None else known - (known - view + views - 1) // views
+    return Hidden(hidden, hidden, count, hidden.sum().float())
+
+
+class Teacher(nn.Module):
+    """The exponential moving average of a module's weights, as weights of the model that no optimiser knows."""
+
+    def __init__(self, student: nn.Module, settings: TeacherSettings) -> None:
+        super().__init__()
+        self.average = deepcopy(student).requires_grad_(False)
+        self.settings = settings
+        self.eval()
+
+    def look(self, batch: Batch, progress: float) -> dict[str, Float[Tensor, "B N"]]:
+        """The loss it expects of every token, by stream."""
+        return self.average(batch, progress, self.settings.views)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Never: a teacher looks at samples as downstream work does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, progress: float) -> None:
+        """Once for every update of the student; buffers are taken as they are."""
+        mine, theirs = tuple(self.average.parameters()), tuple(student.parameters())
+        get_ema_multi_avg_fn(self.settings.momentum(progress))(mine, theirs, 1)
+        for own, other in zip(self.average.buffers(), student.buffers(), strict=True):
+            own.copy_(other)

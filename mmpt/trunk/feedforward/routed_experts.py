@@ -1,0 +1,121 @@
+"""Experts that a gate chooses for every token, whatever its stream (EVE, Chen et al. 2023, section 3.1)."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+from torch.nn.functional import linear, one_hot
+
+from mmpt.errors import ConfigError
+from mmpt.trunk import Routing, Surroundings
+from mmpt.trunk.feedforward import FeedForward
+from mmpt.trunk.gating import (
+    Plan,
+    balance_loss,
+    choose,
+    combine_weights,
+    dropless,
+    gumbel,
+    within_capacity,
+    z_loss,
+)
+
+
+class Gate(nn.Linear):
+    """D -> E in full precision, whatever autocast says: its softmax and its argmax are touchy."""
+
+    def forward(self, x: Float[Tensor, "tokens D"]) -> Float[Tensor, "tokens E"]:  # type: ignore[override]
+        """Logits."""
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.float(), self.weight.float())
+
+
+class RoutedExperts(FeedForward):
+    """Every token's change is a mixture of those of its k experts; all streams share the experts.
+
+    Queues, capacity and losses are over the tokens of the whole micro-batch of a rank. In training further choices are
+    sampled: the best but the first after Gumbel noise. In eval mode there is neither noise nor an end to capacity, so
+    that a sample's latents don't depend on its neighbours.
+
+    Args:
+        experts: E. k: experts a token.
+        ratio: hidden width of each as a multiple of D.
+        capacity_factor: places of an expert, in units of what it had if all got as much.
+        min_capacity: places that an expert has at least.
+        dropless: everyone finds a place in training too; waits for the device, to know the sizes.
+        modality_bias: a learned vector a stream is added to its tokens for the gate alone (the paper), for gate and
+            experts (the released code), or not at all.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        streams: int,
+        *,
+        experts: int = 8,
+        k: int = 2,
+        ratio: float = 4.0,
+        capacity_factor: float = 1.0,
+        min_capacity: int = 4,
+        dropless: bool = False,
+        modality_bias: Literal["gate_only", "gate_and_expert", "none"] = "gate_only",
+    ) -> None:
+        super().__init__()
+        if not 1 <= k <= experts:
+            raise ConfigError(f"k: expected 1 to {experts}, the number of experts, got {k}")
+        if capacity_factor <= 0 or min_capacity < 1:
+            raise ConfigError(
+                "capacity_factor, min_capacity: expected a positive number and at least 1, "
+                f"got {capacity_factor} and {min_capacity}"
+            )
+        self.k, self.streams, self.dropless = k, streams, dropless
+        self.capacity_factor, self.min_capacity = capacity_factor, min_capacity
+        self.gate = Gate(width, experts, bias=False)
+        self.experts = nn.ModuleList(Mlp(width, int(width * ratio)) for _ in range(experts))
+        self.stream_vector = nn.Embedding(streams, width) if modality_bias != "none" else None
+        self.biased_experts = modality_bias == "gate_and_expert"
+
+    def forward(self, x: Float[Tensor, "B S D"], around: Surroundings) -> tuple[Float[Tensor, "B S D"], Routing]:
+        """Shape in = shape out; padding changes by nothing."""
+        tokens, valid, stream = x.flatten(0, 1), around.valid.flatten(), around.stream.flatten()
+        biased = tokens if self.stream_vector is None else tokens + self.stream_vector(stream)
+        logits, count = self.gate(biased), len(self.experts)
+        noise = None
+        if self.training and self.k > 1:
+            noise = gumbel(around.draw, around.valid, around.layer, count).flatten(0, 1).to(logits.dtype)
+        gates, experts = choose(logits, self.k, noise)
+        if self.training and not self.dropless:
+            plan = within_capacity(experts, valid, count, self.capacity_factor, self.min_capacity)
+        else:
+            plan = dropless(experts, valid, count)
+        entering = biased if self.biased_experts else tokens
+        change = self._through(entering, plan, combine_weights(gates, experts, plan.kept))
+        asks = one_hot(experts, count).sum(0) * valid.unsqueeze(1)
+        routing = Routing(
+            balance=balance_loss(gates, experts[0], valid),
+            router_z=z_loss(logits, valid),
+            chosen=gates.new_zeros(self.streams, count).index_add(0, stream, asks.to(gates.dtype)),
+            dropped=(valid & ~plan.kept).sum().float(),
+            entropy=self._entropy(gates.detach(), logits.detach(), valid),
+            tokens=valid.sum().float(),
+        )
+        return change.view_as(x), routing
+
+    def _through(
+        self, x: Float[Tensor, "tokens D"], plan: Plan, weights: Float[Tensor, "k tokens"]
+    ) -> Float[Tensor, "tokens D"]:
+        """Tokens to their experts and back; every expert runs, if on nothing, so that it has a gradient."""
+        padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        parts = padded[plan.source].split(plan.sizes)
+        made = [expert(part) for expert, part in zip(self.experts, parts, strict=True)]
+        made = torch.cat([*made, made[0].new_zeros(1, x.shape[1])])
+        return (made[plan.slot] * weights.unsqueeze(2)).sum(0).to(made.dtype)
+
+    def _entropy(
+        self, gates: Float[Tensor, "tokens E"], logits: Float[Tensor, "tokens E"], valid: Tensor
+    ) -> Float[Tensor, ""]:
+        each = -(gates * logits.log_softmax(1)).sum(1) / math.log(max(len(self.experts), 2))
+        return (each * valid).sum()
