@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from mmpt.errors import DataError
 BLOCK = 512  # a tar's header, and what contents are padded to
 MAX_NAME = 100  # bytes of a member's name in a plain (USTAR) header
 KEPT_REJECTIONS = 1000
+Counts = Sequence[int] | Mapping[int, int]  # integers, or those at some places
 UNFIT = re.compile(r"[.\s/\\\x00-\x1f\x7f]")
 
 
@@ -45,13 +46,13 @@ class Part:
         if len(self.rejected) < KEPT_REJECTIONS:
             self.rejected.append({"input": _printable(place), "reason": _printable(reason)})
 
-    def add_tally(self, tally: Mapping[str, Iterable[int]]) -> None:
+    def add_tally(self, tally: Mapping[str, Counts]) -> None:
         """Add integers to the sums; integers, so that the order of adding can't matter."""
         for name, values in tally.items():
             sums = self.tally.setdefault(name, [])
-            values = list(values)
-            sums.extend([0] * (len(values) - len(sums)))
-            for index, value in enumerate(values):
+            own = values if isinstance(values, Mapping) else dict(enumerate(values))
+            sums.extend([0] * (max(own, default=-1) + 1 - len(sums)))
+            for index, value in own.items():
                 sums[index] += value
 
 

@@ -175,6 +175,7 @@ class Engine:
         self.model = model.to(world.device)
         self.optimizer = optimizer_for(model, training.optimizer)
         self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
+        self._gradient_sums: list[Tensor] = []
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._look_at_gradient)
@@ -203,7 +204,8 @@ class Engine:
         return int(self.engine.zero_optimization_stage())
 
     def _look_at_gradient(self, gradient: Tensor) -> None:
-        self._nonfinite |= ~gradient.isfinite().all()
+        """A sum is finite only if all of its terms are, and it is one pass."""
+        self._gradient_sums.append(gradient.sum(dtype=torch.float32))
 
     def step(self, batches: list[Batch], progress: float, learning_rate: float, extra: list[float]) -> Outcome:
         """One update from the global batch that these micro-batches are this rank's share of.
@@ -219,6 +221,7 @@ class Engine:
         torch.distributed.all_reduce(totals)
         share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
         self._nonfinite.zero_()
+        self._gradient_sums.clear()
         steps: list[Step] = []
         for number, (batch, hide) in enumerate(zip(batches, hidden, strict=True), start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
@@ -243,7 +246,8 @@ class Engine:
         sums = []
         for part in (0, 1):
             sums += [torch.stack([step.metrics[name][part].double() for step in steps]).sum() for name in metrics]
-        numbers = torch.stack([self._nonfinite.double(), *(total.double() for total in sums)])
+        nonfinite = self._nonfinite | ~torch.stack(self._gradient_sums).isfinite().all()
+        numbers = torch.stack([nonfinite.double(), *(total.double() for total in sums)])
         numbers = torch.cat([numbers, torch.tensor(extra, dtype=numbers.dtype, device=numbers.device)])
         torch.distributed.all_reduce(numbers)
         flag, *rest = numbers.tolist()  # the step's one wait for the device

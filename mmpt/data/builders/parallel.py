@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 from mmpt.data.builders.progress import Progress
 from mmpt.data.building import Building
 from mmpt.data.encode import Member
-from mmpt.data.shard import Part, ShardFile
+from mmpt.data.shard import Counts, Part, ShardFile
 from mmpt.data.split import Shares, split_of
 from mmpt.errors import DataError
 
@@ -40,7 +40,7 @@ class Draft(NamedTuple):
 
     members: Mapping[str, Member]
     group: str
-    tally: Mapping[str, list[int]] = {}
+    tally: Mapping[str, Counts] = {}
     observed: Mapping[str, int] = {}
 
 

@@ -1,17 +1,17 @@
 """Texts that stand alone or beside something else: the tokenizer of a data set, its members, and their statistics."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from mmpt.data.builders.steps import Texts, make_tokenizer
 from mmpt.data.building import Building
 from mmpt.data.encode import Member, encode
 from mmpt.data.schema import Field, declare
-from mmpt.data.shard import Part
+from mmpt.data.shard import Counts, Part
 from mmpt.data.split import Shares, split_of
 from mmpt.data.tokenizer import FOLDER, kept_tokenizer, token_ids, tokenizer_facts
 
@@ -59,7 +59,7 @@ def text_fields(folder: Path | None) -> dict[str, Field]:
     return {"text": Field("text", TEXT.kind, TEXT.members, tokenizer_facts(folder))} if folder else {}
 
 
-def text_members(text: Any, folder: Path | None) -> tuple[dict[str, Member], dict[str, list[int]]]:
+def text_members(text: Any, folder: Path | None) -> tuple[dict[str, Member], dict[str, Counts]]:
     """The member and the counts of its tokens; empty without a text or a tokenizer."""
     if folder is None or text in (None, ""):
         return {}, {}
@@ -67,9 +67,9 @@ def text_members(text: Any, folder: Path | None) -> tuple[dict[str, Member], dic
     return {"text": encode(TEXT, text, tokenizer)}, token_sums(tokenizer, text)
 
 
-def token_sums(tokenizer: Tokenizer, text: str) -> dict[str, list[int]]:
-    """How often each id occurs."""
-    return {"tokens": np.bincount(token_ids(tokenizer, text), minlength=tokenizer.get_vocab_size()).tolist()}
+def token_sums(tokenizer: Tokenizer, text: str) -> dict[str, Counts]:
+    """How often an id occurs, of those that do; the last one too, so that all sums are as long as the vocabulary."""
+    return {"tokens": {tokenizer.get_vocab_size() - 1: 0, **Counter(token_ids(tokenizer, text))}}
 
 
 def token_statistics(parts: Sequence[Part]) -> Mapping[str, Any]:
