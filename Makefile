@@ -4,19 +4,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/five
 SHARDS ?= shards
+PROBES := $(addprefix probe-,text images speech ecg labs)
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo cpu)
 
-.PHONY: pretrain test check clean
+.PHONY: pretrain test check clean $(PROBES)
+
+probe-images: STREAM := image
+probe-ecg: MORE := --score macro_f1 --skip-unlabelled
 
 pretrain: $(VENV)/.installed
 	$(BIN)/mmpt samples $(SHARDS)
 	$(BIN)/mmpt pretrain five --out $(RUN)
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/text --label label --streams text
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/images --label label --streams image
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/speech --label label --streams speech
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/ecg --label label --streams ecg --score macro_f1 --skip-unlabelled
-	$(BIN)/mmpt probe $(RUN) $(SHARDS)/labs --label label --streams labs
+	$(MAKE) --no-print-directory --output-sync --jobs 2 $(PROBES)
 	$(BIN)/mmpt report $(RUN)
+
+$(PROBES): probe-%:
+	OMP_NUM_THREADS=1 $(BIN)/mmpt probe $(RUN) $(SHARDS)/$* --label label --streams $(or $(STREAM),$*) $(MORE)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
