@@ -10,17 +10,15 @@ On a machine with two cores the worker has one and training the other.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from sample_runs import over_shards, pretrain
 
-from mmpt.config import dump_yaml, load_settings
+from mmpt.config import load_settings
 from mmpt.data.batches import steps_from
 from mmpt.recipes import recipes
 from mmpt.settings import Recipe
@@ -41,18 +39,19 @@ def main() -> None:
     for recipe in recipes():
         if recipe.name in arguments.recipes:
             with tempfile.TemporaryDirectory() as folder:
-                file = with_shards(recipe.path, arguments.shards, Path(folder), arguments.steps)
+                file = over_shards(recipe.path, arguments.shards, Path(folder), settings_for(arguments.steps))
                 table.add_row(recipe.name, f"{loader_rate(file):,.0f}", *training(file, Path(folder) / "run"))
     Console(width=120).print(table)
 
 
-def with_shards(recipe: Path, shards: Path, folder: Path, steps: int) -> Path:
-    """The recipe over these shards, with one worker, for so many steps."""
-    overrides = ["data.workers=1", f"training.steps={steps}", f"training.log_every={steps // 2}"]
-    settings = load_settings(recipe, [*overrides, "training.optimizer.warmup_steps=0"], Recipe)
-    file = folder / "recipe.yaml"
-    file.write_text(dump_yaml(settings).replace("shards/", f"{shards.resolve()}/"), encoding="utf-8")
-    return file
+def settings_for(steps: int) -> list[str]:
+    """One worker, and a line of the log for each half."""
+    return [
+        "data.workers=1",
+        f"training.steps={steps}",
+        f"training.log_every={steps // 2}",
+        "training.optimizer.warmup_steps=0",
+    ]
 
 
 def loader_rate(file: Path) -> float:
@@ -67,11 +66,7 @@ def loader_rate(file: Path) -> float:
 
 def training(file: Path, run: Path) -> tuple[str, str]:
     """Samples a second, and the share of waiting, of a run of its own."""
-    command = [sys.executable, "-m", "mmpt", "pretrain", str(file), "--out", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
+    pretrain(file, run)
     last = read_lines(run / "metrics.jsonl")[-1]
     return f"{last['samples_per_second']:,.0f}", f"{last['data_wait_share']:.1%}"
 

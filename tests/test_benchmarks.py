@@ -116,11 +116,18 @@ def test_speech_benchmark_prints_equal_losses_of_both_sides() -> None:
         assert ours[4] == theirs[4]
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_all_small_shards(tmp_path_factory.mktemp("shards"))
+
+
 @pytest.mark.slow
-def test_loading_benchmark_prints_a_row_a_recipe(tmp_path: Path) -> None:
-    shards = build_all_small_shards(tmp_path)
-    command = [sys.executable, str(FOLDER / "loading.py"), str(shards), "--steps", "4", "--recipes", "labs_mltm"]
+@pytest.mark.parametrize("script", ["loading.py", "methods.py"])
+def test_a_benchmark_over_recipes_prints_a_row_a_recipe(script: str, shards: Path) -> None:
+    command = [sys.executable, str(FOLDER / script), str(shards), "--steps", "4", "--recipes", "labs_mltm"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "labs_mltm" in done.stdout
-    assert "%" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    assert len(rows) == 1
+    assert "labs_mltm" in rows[0]
+    assert len([cell for cell in rows[0].strip("│").split("│") if cell.strip()]) >= 4
