@@ -71,6 +71,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name == "finetune":  # a room of its own: mmpt.finetune.Classifier
+        return import_module("mmpt.finetune")
     for module, names in _HOMES.items():
         if name in names:
             value = getattr(import_module(module), name)

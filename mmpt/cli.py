@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mmpt.cli_build import add_build, add_processes, add_split, add_tokenizer, summarise
+from mmpt.cli_finetune import add_finetune_verbs
 from mmpt.cli_training import add_training_verbs, add_verb
 from mmpt.cli_units import add_hubert, add_units
 from mmpt.errors import Interrupted, MmptError
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add_training_verbs(verbs)
     add_units(verbs)
     add_hubert(verbs)
+    add_finetune_verbs(verbs)
     # What the deepspeed launcher adds to every command; the rank itself comes from the environment.
     top.add_argument("--local_rank", help=argparse.SUPPRESS)
     return top

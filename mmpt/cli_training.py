@@ -99,7 +99,8 @@ def _add_recipe(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as trunk.depth=6")
 
 
-def _console() -> Console:
+def console_for_tables() -> Console:
+    """Standard output."""
     width = None if sys.stdout.isatty() else 120  # a file or a pipe: rich would take 80 and break tables
     return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
 
@@ -108,7 +109,7 @@ def run_samples(arguments: argparse.Namespace) -> int:
     """`mmpt samples`."""
     from mmpt.samples import build_samples
 
-    build_samples(Path(arguments.out), _console())
+    build_samples(Path(arguments.out), console_for_tables())
     return 0
 
 
@@ -126,7 +127,7 @@ def run_describe(arguments: argparse.Namespace) -> int:
     """`mmpt describe`."""
     from mmpt.describe import describe
 
-    describe(arguments.recipe, arguments.settings, ranks=arguments.ranks, console=_console())
+    describe(arguments.recipe, arguments.settings, ranks=arguments.ranks, console=console_for_tables())
     return 0
 
 
@@ -143,7 +144,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     """`mmpt probe`."""
     from mmpt.downstream.probe import probe
 
-    console = _console()
+    console = console_for_tables()
     streams = arguments.streams.split(",") if arguments.streams else None
     run, data = Path(arguments.run_folder), Path(arguments.data)
     result = probe(
@@ -166,7 +167,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     streams = arguments.streams.split(",") if arguments.streams else None
     run, data, out = (Path(name) for name in (arguments.run_folder, arguments.data, arguments.out))
     shown = show(run, data, arguments.sample, out=out, step=arguments.step, streams=streams)
-    _console().print(f"picture: {shown}", markup=False)
+    console_for_tables().print(f"picture: {shown}", markup=False)
     return 0
 
 
@@ -175,7 +176,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     from mmpt.downstream.summary import summary
     from mmpt.report import write_report
 
-    run, console = Path(arguments.run_folder), _console()
+    run, console = Path(arguments.run_folder), console_for_tables()
     report = write_report(run)
     if table := summary(run):
         console.print(table)

@@ -22,21 +22,21 @@ def recipe_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def recipes() -> list[Listed]:
-    """All of them, by name."""
+def recipes(kind: str = "") -> list[Listed]:
+    """Those of pretraining, or of `finetune`, by name."""
     found = []
-    for path in sorted(recipe_folder().glob("*.yaml")):
+    for path in sorted((recipe_folder() / kind).glob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         found.append(Listed(path.stem, path, first.lstrip("# ").rstrip()))
     return found
 
 
-def find_recipe(name: str | Path) -> Path:
+def find_recipe(name: str | Path, kind: str = "") -> Path:
     """A file, or a recipe that comes with mmpt; raises ConfigError with the nearest name."""
     path = Path(name)
     if path.is_file():
         return path
-    names = {recipe.name: recipe.path for recipe in recipes()}
+    names = {recipe.name: recipe.path for recipe in recipes(kind)}
     if str(name) in names:
         return names[str(name)]
     near = difflib.get_close_matches(path.stem, names, n=1)

@@ -32,6 +32,13 @@ class Content(NamedTuple):
         return Content(*moved, full=self.full, observed_count=self.observed_count, units=units)
 
 
+class Labels(NamedTuple):
+    """What is to be learned of every row, or of every token of one stream."""
+
+    values: Shaped[Tensor, "B ..."]
+    known: Bool[Tensor, "B ..."]  # rows or tokens that have a label; `values` may have more axes
+
+
 class Batch(NamedTuple):
     """One micro-batch of one source: the same streams on every rank."""
 
@@ -40,12 +47,16 @@ class Batch(NamedTuple):
     draw: Int[Tensor, " B"]  # key of every random number of the row: from (seed, epoch, uid)
     source: str
     position: int  # the step it belongs to
+    labels: Labels | None = None  # of fine-tuning
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         streams = {name: content.to(device) for name, content in self.streams.items()}
         uid, draw = (tensor.to(device, non_blocking=True) for tensor in (self.uid, self.draw))
-        return self._replace(streams=streams, uid=uid, draw=draw)
+        labels = None
+        if self.labels is not None:
+            labels = Labels(*(tensor.to(device, non_blocking=True) for tensor in self.labels))
+        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels)
 
 
 class Tokens(NamedTuple):

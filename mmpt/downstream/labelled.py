@@ -55,7 +55,7 @@ def find_labelled(
     seed: int,
 ) -> Labelled:
     """Samples that have one of the streams and a label; raises DataError for whatever makes the probe meaningless."""
-    field = _label_field(manifest)
+    field = label_field(manifest)
     has_stream = np.any([manifest.column(f"{stream}.offset") >= 0 for stream in streams], axis=0)
     parts = {"train": splits[0], "test": splits[1]}
     if VALIDATION not in splits and VALIDATION in set(manifest.column("split")):
@@ -83,7 +83,8 @@ def find_labelled(
     return found
 
 
-def _label_field(manifest: Manifest) -> str:
+def label_field(manifest: Manifest) -> str:
+    """The JSON field that labels are in; raises DataError where that is not clear."""
     found = [name for name, field in manifest.fields.items() if field.kind == "json"]
     if LABELS in found:
         return LABELS

@@ -39,9 +39,13 @@ class TokenLatents(NamedTuple):
 
 def mean_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's observed tokens of all streams; over its valid ones where none is observed."""
-    every = _side_by_side(streams)
-    pooled, counts = _mean(every.latents, _measured(every))
-    return _checked(pooled, counts, "no tokens")
+    return _checked(*observed_mean(streams), "no tokens")
+
+
+def observed_mean(streams: Mapping[str, TokenLatents]) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
+    """The same and how many tokens it is of; zeros of none."""
+    every = side_by_side(streams)
+    return _mean(every.latents, _measured(every))
 
 
 def mean_std_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B F"]:
@@ -53,9 +57,13 @@ def mean_std_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B F"]:
 
 def class_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's class tokens: those that open a stream and stand for no measurement."""
-    every = _side_by_side(streams)
-    pooled, counts = _mean(every.latents, every.valid & ~every.observed & (every.place == 0))
-    return _checked(pooled, counts, "no class token")
+    return _checked(*class_mean(streams), "no class token")
+
+
+def class_mean(streams: Mapping[str, TokenLatents]) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
+    """The same and how many tokens it is of; zeros of none."""
+    every = side_by_side(streams)
+    return _mean(every.latents, every.valid & ~every.observed & (every.place == 0))
 
 
 def describe(streams: Mapping[str, TokenLatents], names: Mapping[str, list[list[str]]]) -> Features:
@@ -69,7 +77,8 @@ def _stream_mean(part: TokenLatents) -> Float[Tensor, "B D"]:
     return torch.where(counts > 0, pooled, torch.nan)
 
 
-def _side_by_side(streams: Mapping[str, TokenLatents]) -> TokenLatents:
+def side_by_side(streams: Mapping[str, TokenLatents]) -> TokenLatents:
+    """All streams as one."""
     return TokenLatents(*(torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True)))
 
 

@@ -1,6 +1,5 @@
 """`mmpt pretrain`: everything that can be checked is checked before a process group or a GPU is touched."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
     file = find_recipe(recipe)
     settings = load_settings(file, list(overrides), Recipe)
     run = Path(out) if out else Path("runs") / file.stem
-    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    rank, ranks = engine.place()
     built = build(settings, rank, ranks)
     if rank == 0:
         prepare(run, settings, built.facts, built.sources)

@@ -52,6 +52,11 @@ class Outcome(NamedTuple):
     culprits: list[tuple[str, list[int]]]  # objective and uids of this rank's rows whose loss is not finite
 
 
+def place() -> tuple[int, int]:
+    """This process's rank and how many there are, as the launcher says; known before they have met."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(workers: int) -> World:
     """Join the other ranks, or be alone; `workers` loader processes will want their share of the machine.
 
@@ -135,14 +140,22 @@ class HeldAdamW(torch.optim.AdamW):
         return None if self.held else super().step(closure)
 
 
-def optimizer_for(model: nn.Module, settings: OptimizerSettings) -> HeldAdamW:
-    """AdamW over two groups: matrices decay; biases, norms and single vectors don't."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def optimizer_for(
+    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
+) -> HeldAdamW:
+    """AdamW over groups: matrices decay; biases, norms and single vectors don't.
+
+    `scales` has the share of the learning rate of parameters by name; those it lacks have all of it.
+    """
+    found: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = 1.0 if scales is None else scales.get(name, 1.0)
+            found.setdefault((parameter.ndim < 2, scale), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": own, "weight_decay": 0.0 if single else settings.weight_decay, "lr_scale": scale}
+        for (single, scale), own in sorted(found.items(), key=lambda item: item[0])
     ]
-    groups = [group for group in groups if group["params"]]
     return HeldAdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
 
 
@@ -155,6 +168,7 @@ class Engine:
         deepspeed_settings: the recipe's section.
         world: from `start`.
         batch_size, accumulation: of a global batch.
+        scales: shares of the learning rate, see `optimizer_for`.
     """
 
     def __init__(
@@ -166,6 +180,7 @@ class Engine:
         *,
         batch_size: int,
         accumulation: int,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         import deepspeed
 
@@ -173,7 +188,7 @@ class Engine:
         self.weights = model.objective.weights()
         self.balance_weight, self.router_z_weight = training.balance_weight, training.router_z_weight
         self.model = model.to(world.device)
-        self.optimizer = optimizer_for(model, training.optimizer)
+        self.optimizer = optimizer_for(model, training.optimizer, scales)
         self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
         self._gradient_sums: list[Tensor] = []
         for parameter in model.parameters():
@@ -216,7 +231,7 @@ class Engine:
         batches = [batch.to(self.world.device) for batch in batches]
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             hidden = [self.model.hide(batch, progress) for batch in batches]
-        names = list(batches[0].streams)
+        names = list(hidden[0])
         totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])
         torch.distributed.all_reduce(totals)
         share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
@@ -264,7 +279,7 @@ class Engine:
         """Step, unless something was not finite; returns the norm of the gradient."""
         self.optimizer.held = not finite
         for group in (*self.optimizer.param_groups, *self.engine.optimizer.param_groups):
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         norm = None
         if self.zero_stage == 0:  # where DeepSpeed clips without telling the norm
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

@@ -1,0 +1,117 @@
+"""The verbs after pretraining: finetune, evaluate, predict, embed."""
+
+import argparse
+from pathlib import Path
+
+from mmpt.cli_training import EXITS, add_verb, console_for_tables
+
+FINETUNE = """a recipe says:
+  encoder: runs/five
+  task: {type: classifier, label: label, inputs: [ecg]}
+  train: shards/ecg
+  strategy: {type: full, layer_decay: 0.75}
+  fit: {epochs: 10, metric: macro_f1}
+"""
+
+
+def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """All of them."""
+    finetune = add_verb(
+        verbs,
+        "finetune",
+        "train a head, and the encoder under it, on labels; or go on with what the folder holds",
+        "mmpt finetune ecg_classes --out runs/beats encoder=runs/five\n"
+        "  deepspeed --num_accelerators 2 --module mmpt finetune ecg_classes --out runs/beats encoder=runs/five",
+        f"{FINETUNE}\n{EXITS}",
+    )
+    finetune.add_argument("recipe", metavar="RECIPE", help="YAML file, or ecg_classes")
+    finetune.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as fit.epochs=3")
+    finetune.add_argument("--out", metavar="DIR", required=True, help="gets the fitted task")
+    finetune.set_defaults(run=run_finetune)
+
+    evaluate = add_verb(
+        verbs,
+        "evaluate",
+        "score a fine-tuned task on labelled samples, with intervals",
+        "mmpt evaluate runs/beats shards/ecg/test",
+    )
+    evaluate.add_argument("task", metavar="TASK", help="folder of 'mmpt finetune'")
+    evaluate.add_argument("data", metavar="DATA", help="data set (its split test), or a data set and a split")
+    evaluate.set_defaults(run=run_evaluate)
+
+    predict = add_verb(
+        verbs,
+        "predict",
+        "write what a fine-tuned task says of every sample",
+        "mmpt predict runs/beats shards/ecg/test --out beats.csv",
+    )
+    predict.add_argument("task", metavar="TASK", help="folder of 'mmpt finetune'")
+    predict.add_argument("data", metavar="DATA", help="data set (its split test), or a data set and a split")
+    predict.add_argument("--out", metavar="FILE", required=True, help="a .csv or .parquet file")
+    predict.set_defaults(run=run_predict)
+
+    embed = add_verb(
+        verbs,
+        "embed",
+        "write the features of every sample; goes on where it was stopped",
+        "mmpt embed runs/five shards/ecg --out ecg.parquet",
+    )
+    embed.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
+    embed.add_argument("data", metavar="DATA", help="data set")
+    embed.add_argument("--out", metavar="FILE", required=True, help="a .parquet file")
+    embed.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
+    embed.add_argument(
+        "--pool", choices=("mean", "mean_std", "class"), default="mean", help="of a sample's tokens (default: mean)"
+    )
+    embed.set_defaults(run=run_embed)
+
+
+def run_finetune(arguments: argparse.Namespace) -> int:
+    """`mmpt finetune`."""
+    import sys
+
+    sys.path.insert(0, "")  # parts of the user's own, named as my_package.my_part
+    from mmpt.finetune.recipe import finetune
+    from mmpt.training.engine import place
+
+    console = console_for_tables()
+    result = finetune(arguments.recipe, *arguments.settings, out=arguments.out, console=console)
+    if place()[0] == 0:
+        console.print(result.table())
+        console.print(f"task: {arguments.out}", markup=False)
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """`mmpt evaluate`."""
+    from rich.table import Table
+
+    from mmpt.finetune.saved import load
+
+    task = load(arguments.task)
+    table = Table("metric", "score and 95 % interval", title=f"{task.label} of {arguments.data}")
+    for name, value in task.evaluate(arguments.data).items():
+        table.add_row(name, str(value))
+    console_for_tables().print(table)
+    return 0
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """`mmpt predict`."""
+    from mmpt.finetune.predictions import write_predictions
+
+    count = write_predictions(arguments.task, arguments.data, Path(arguments.out))
+    console_for_tables().print(f"{arguments.out}: {count} samples", markup=False)
+    return 0
+
+
+def run_embed(arguments: argparse.Namespace) -> int:
+    """`mmpt embed`."""
+    from mmpt.downstream.embed import embed
+
+    streams = arguments.streams.split(",") if arguments.streams else None
+    console = console_for_tables()
+    out = Path(arguments.out)
+    count = embed(arguments.run_folder, arguments.data, out, streams=streams, pool=arguments.pool, console=console)
+    console.print(f"{out}: {count} samples", markup=False)
+    return 0

@@ -1,0 +1,16 @@
+"""Fine-tuning: a pretrained encoder, a task, labelled samples.
+
+    task = mmpt.finetune.Classifier(mmpt.load("runs/five"), label="diagnosis", inputs=["labs", "text"])
+    result = task.fit("shards/labs", strategy="full")
+
+The names below are the public ones.
+"""
+
+from mmpt.finetune.result import FitResult
+from mmpt.finetune.saved import load
+from mmpt.finetune.settings import FitSettings
+from mmpt.finetune.tasks.classifier import Classifier
+from mmpt.finetune.tasks.multi_label import MultiLabel
+from mmpt.finetune.tasks.regressor import Regressor
+
+__all__ = ["Classifier", "FitResult", "FitSettings", "MultiLabel", "Regressor", "load"]

@@ -1,0 +1,159 @@
+"""Labelled samples from wherever they are: shards, lists of dicts, columns, data frames."""
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.data.manifest import Manifest, load_manifest
+from mmpt.data.reader import Reader
+from mmpt.downstream.labelled import label_field
+from mmpt.errors import DataError
+
+GROUP = "group"
+
+
+class Examples(ABC):
+    """Samples by number.
+
+    `where` names them all for messages. By sample: `labels` as given, None where there is none; `groups`: samples of
+    one are not independent, and by itself each is its own; `names`: keys, for tables of predictions.
+    """
+
+    where: str
+    labels: Sequence[Any]
+    groups: Sequence[str]
+    names: Sequence[str]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples."""
+
+    @abstractmethod
+    def place(self, number: int) -> str:
+        """For messages."""
+
+    @abstractmethod
+    def values(self, number: int) -> dict[str, Any]:
+        """Raw values of the inputs that the sample has; raises DataError."""
+
+
+class ShardExamples(Examples):
+    """The samples of one split that have any of the inputs."""
+
+    def __init__(self, manifest: Manifest, inputs: Sequence[str], label: str | None, split: str | None) -> None:
+        self.where = f"{manifest.folder}" + (f", split '{split}'" if split else "")
+        there = [name for name in inputs if name in manifest.fields]
+        if not there:
+            raise DataError(f"{manifest.folder}: has the fields {', '.join(manifest.fields)}, none of {inputs}")
+        rows = np.arange(len(manifest)) if split is None else manifest.split_rows(split)
+        has_any = np.any([manifest.column(f"{name}.offset") >= 0 for name in there], axis=0)
+        self.rows = rows[has_any[rows]]
+        if not len(self.rows):
+            raise DataError(f"{self.where}: no sample has {' or '.join(there)}")
+        self.manifest = manifest
+        self.reader = Reader(manifest, there)
+        self.labels = self._labels(label)
+        self.groups = [str(group) for group in np.asarray(manifest.column(GROUP), dtype=object)[self.rows]]
+        self.names = [str(self.reader.key[row]) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, number: int) -> str:
+        return self.reader.place(int(self.rows[number]))
+
+    def values(self, number: int) -> dict[str, Any]:
+        return self.reader.read(int(self.rows[number]))
+
+    def _labels(self, label: str | None) -> list[Any]:
+        if label is None:
+            return [None] * len(self)
+        field = label_field(self.manifest)
+        reader = Reader(self.manifest, [field])
+        present = self.manifest.column(f"{field}.offset") >= 0
+        found = [reader.read(int(row))[field] if present[row] else {} for row in self.rows]
+        reader.close()
+        return _labels_of(found, label, self.where)
+
+
+class RecordExamples(Examples):
+    """Dicts with any of the inputs, the label, and perhaps a `group`."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], inputs: Sequence[str], label: str | None) -> None:
+        self.where, self.inputs = "the samples given", tuple(inputs)
+        self.records = [{name: value for name, value in record.items() if not _missing(value)} for record in records]
+        if not self.records:
+            raise DataError("expected samples, got none")
+        for number, record in enumerate(self.records):
+            if not any(name in record for name in inputs):
+                there = ", ".join(map(str, record)) or "nothing"
+                raise DataError(f"sample {number}: has {there}, and none of the inputs {', '.join(inputs)}")
+        count = len(self.records)
+        self.labels = [None] * count if label is None else _labels_of(self.records, label, self.where)
+        self.groups = [str(record.get(GROUP, f"sample {number}")) for number, record in enumerate(self.records)]
+        self.names = [str(number) for number in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def place(self, number: int) -> str:
+        return f"sample {number}"
+
+    def values(self, number: int) -> dict[str, Any]:
+        return {name: value for name, value in self.records[number].items() if name in self.inputs}
+
+
+def examples_of(data: Any, inputs: Sequence[str], *, label: str | None, split: str) -> Examples:
+    """Samples of any of the kinds; `split` is what a bare folder means."""
+    if isinstance(data, (str, Path)):
+        manifest, named = _data_set(Path(data))
+        return ShardExamples(manifest, inputs, label, named or split)
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        return RecordExamples(data.to_dict("records"), inputs, label)
+    if isinstance(data, Mapping):
+        return RecordExamples(_rows(data), inputs, label)
+    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
+        return RecordExamples(data, inputs, label)
+    kind = type(data).__name__
+    raise DataError(f"expected a folder, a list of dicts, a dict of columns or a DataFrame, got {kind}")
+
+
+def _data_set(path: Path) -> tuple[Manifest, str | None]:
+    """A folder, or a folder and the name of a split."""
+    if not (path / "manifest.json").exists() and (path.parent / "manifest.json").exists():
+        manifest = load_manifest(path.parent)
+        splits = sorted(set(manifest.column("split")))
+        if path.name not in splits:
+            near = difflib.get_close_matches(path.name, splits, n=1)
+            advice = f"; did you mean '{near[0]}'?" if near else ""
+            raise DataError(f"{path.parent}: has no split '{path.name}', but {', '.join(splits)}{advice}")
+        return manifest, path.name
+    return load_manifest(path), None
+
+
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"columns of different lengths: {told}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN, or pandas' NA: what tables hold where there is nothing."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+
+
+def _labels_of(records: Sequence[Mapping[str, Any]], label: str, where: str) -> list[Any]:
+    found = [record.get(label) for record in records]
+    if all(value is None for value in found):
+        keys = sorted({str(key) for record in records for key in record})
+        near = difflib.get_close_matches(label, keys, n=1)
+        advice = f"did you mean '{near[0]}'? " if near else ""
+        raise DataError(f"{where}: no sample has a label '{label}'; {advice}there are {', '.join(keys) or 'none'}")
+    return found

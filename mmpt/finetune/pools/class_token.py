@@ -1,0 +1,20 @@
+"""The class tokens of a sample's streams."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmpt.downstream.pooling import TokenLatents, class_mean
+from mmpt.finetune.pools import Pool
+
+
+class ClassTokenPool(Pool):
+    """Mean over a row's class tokens: those that open a stream and stand for no measurement; 0 where there is none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
+        """No weights."""
+        return class_mean(streams)[0]

@@ -1,0 +1,83 @@
+"""A fitted task as a folder: what `mmpt.load` reads of a run, and the head."""
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmpt.build import load_weights, save_facts
+from mmpt.config import component, dump_yaml, to_plain
+from mmpt.downstream.encoder import find_checkpoint
+from mmpt.downstream.encoder import load as load_encoder
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.finetune.model import plain_model
+from mmpt.finetune.result import FitResult
+from mmpt.finetune.tasks import Task
+from mmpt.training import checkpoint
+
+TASK, RESULT = "task.json", "result.json"
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """A part's own settings, as YAML and JSON hold them: it keeps each under the parameter's name."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = inspect.signature(type(part)).parameters.values()
+    return {own.name: to_plain(getattr(part, own.name)) for own in parameters if own.kind is keyword}
+
+
+def save(task: Task, folder: Path, *, result: FitResult | None = None) -> Path:
+    """Write a fitted task; raises ConfigError where it is not fitted, or a task is there already."""
+    if task.model is None:
+        raise ConfigError("the task has not been fitted yet; call fit first")
+    if (folder / TASK).exists():
+        raise ConfigError(f"{folder}: holds a task already; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_facts(folder, {name: modality.facts for name, modality in task.encoder.modalities.items()})
+    (folder / "recipe.yaml").write_text(dump_yaml(task.encoder.recipe), encoding="utf-8")
+    weights = {name: value.cpu().contiguous() for name, value in task.model.state_dict().items()}
+    step = result.best_epoch if result else 0
+    checkpoint.commit(folder / "checkpoints", checkpoint.Saved(weights, {}, {"step": step}))
+    if result:
+        (folder / RESULT).write_text(result.to_json(), encoding="utf-8")
+    kind = type(task)
+    plain = {"type": f"{kind.__module__}.{kind.__name__}", "settings": settings_of(task), "facts": task.facts}
+    staged = folder / f".{TASK}.staged"
+    staged.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    staged.replace(folder / TASK)  # last: a folder with a task has everything else
+    return folder
+
+
+def load(folder: str | Path, *, device: str | None = None) -> Task:
+    """A task that `FitResult.save` or `fit(..., out=)` wrote, ready to predict; raises CheckpointError otherwise."""
+    folder = Path(folder)
+    try:
+        plain = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        is_run = (folder / "recipe.yaml").exists()
+        advice = "it is a pretrained run, for mmpt.load and mmpt finetune" if is_run else "is it a fine-tuned task?"
+        raise CheckpointError(f"{folder / TASK}: missing or unreadable ({error}); {advice}") from error
+    encoder = load_encoder(folder, device=device)
+    task = component(Task, plain["type"], **plain["settings"]).build(encoder)
+    task.facts = plain["facts"]
+    model = plain_model(task)
+    load_weights(model, checkpoint.load(find_checkpoint(folder), moments=False).weights)
+    task.model = model.to(encoder.device).eval()
+    return task
+
+
+def load_result(folder: Path) -> FitResult:
+    """The task and what its fit came to."""
+    from mmpt.downstream.result import Interval
+
+    plain = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    for name in ("metrics", "test"):
+        plain[name] = {metric: Interval(**value) for metric, value in plain[name].items()}
+    plain["history"], plain["notes"] = tuple(plain["history"]), tuple(plain["notes"])
+    return FitResult(task=load(folder), **plain)
+
+
+def clear(*folders: Path) -> None:
+    """Remove what a finished fit no longer needs."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""What of the model is trained, and how gently."""
+
+from abc import ABC, abstractmethod
+
+from mmpt.model import MaskedModel
+
+
+class Strategy(ABC):
+    """Works on a backbone with a head of fresh weights, all of them trainable.
+
+    Args of every strategy:
+        learning_rate: where the fit has none of its own.
+    """
+
+    learning_rate: float
+    pool = ""  # that the strategy brings along; empty: the task's
+    ranks = True  # whether it works on several
+
+    @abstractmethod
+    def prepare(self, model: MaskedModel) -> None:
+        """Freeze and wrap."""
+
+    @abstractmethod
+    def scales(self, model: MaskedModel) -> dict[str, float]:
+        """Shares of the learning rate by parameter name; 1 where there is none."""
+
+    @abstractmethod
+    def finish(self, model: MaskedModel) -> None:
+        """Leave plain layers behind that compute the same."""
+
+
+def freeze_backbone(model: MaskedModel) -> None:
+    """Only the head is left to train."""
+    model.backbone.requires_grad_(False)

@@ -1,0 +1,22 @@
+"""A linear head on frozen features."""
+
+from mmpt.finetune.strategies import Strategy, freeze_backbone
+from mmpt.model import MaskedModel
+
+
+class LinearProbe(Strategy):
+    """The head alone, on the pool that the task has."""
+
+    def __init__(self, *, learning_rate: float = 3e-2) -> None:
+        self.learning_rate = learning_rate
+
+    def prepare(self, model: MaskedModel) -> None:
+        """The backbone stays as it is."""
+        freeze_backbone(model)
+
+    def scales(self, model: MaskedModel) -> dict[str, float]:
+        """One rate."""
+        return {}
+
+    def finish(self, model: MaskedModel) -> None:
+        """All layers are plain."""

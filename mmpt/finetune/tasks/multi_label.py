@@ -1,0 +1,86 @@
+"""Any number of labels at once."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mmpt.errors import DataError
+from mmpt.finetune.tasks import Metric, Task
+from mmpt.tokens import Labels
+
+
+def _mean_over_labels(score: Any, true: np.ndarray, scores: np.ndarray) -> float:
+    """Over the labels that some samples have and some lack; NaN where there is none."""
+    mixed = [n for n in range(true.shape[1]) if 0 < true[:, n].sum() < len(true)]
+    return float(np.mean([score(true[:, n], scores[:, n]) for n in mixed])) if mixed else float("nan")
+
+
+def _f1(average: str, true: np.ndarray, scores: np.ndarray) -> float:
+    return float(f1_score(true, scores > 0.5, average=average))
+
+
+class MultiLabel(Task):
+    """A list of names, or a dict of name to true or false, as a label; binary cross-entropy, a mean over the names.
+
+    Args:
+        encoder, label, inputs, pool: see `Task`.
+    """
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "macro_auroc": Metric(partial(_mean_over_labels, roc_auc_score)),
+        "mean_average_precision": Metric(partial(_mean_over_labels, average_precision_score)),
+        "micro_f1": Metric(partial(_f1, "micro")),
+        "macro_f1": Metric(partial(_f1, "macro")),
+    }
+
+    def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
+        """The names, and how many samples have each."""
+        counts = Counter(name for label in labels for name in _names(label))
+        if not counts:
+            raise DataError(f"label '{self.label}' is empty in all {len(labels)} training samples")
+        names = sorted(counts)
+        return {"names": names, "counts": [counts[name] for name in names], "samples": len(labels)}
+
+    @property
+    def size(self) -> int:
+        """Names."""
+        return len(self.facts["names"])
+
+    def read(self, label: Any) -> np.ndarray:
+        """1 for each name that the sample has."""
+        own = _names(label)
+        unknown = sorted(own - set(self.facts["names"]))
+        if unknown:
+            known = ", ".join(self.facts["names"][:10])
+            raise DataError(f"'{unknown[0]}' is no name of the training samples, which have {known}")
+        return np.array([name in own for name in self.facts["names"]], dtype=np.float32)
+
+    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+        """Nats a name."""
+        return binary_cross_entropy_with_logits(outputs.float(), labels.values.float(), reduction="none").mean(1)
+
+    def scores(self, outputs: Tensor) -> np.ndarray:
+        """Probabilities."""
+        return outputs.float().sigmoid().numpy()
+
+    def decode(self, scores: np.ndarray) -> list[list[str]]:
+        """The names that are more probable than not."""
+        return [[name for name, score in zip(self.facts["names"], row, strict=True) if score > 0.5] for row in scores]
+
+    def trivial(self, labels: np.ndarray) -> np.ndarray:
+        """How frequent each name is."""
+        return labels.mean(0, keepdims=True)
+
+
+def _names(label: Any) -> set[str]:
+    if isinstance(label, Mapping):
+        return {str(name) for name, has in label.items() if has}
+    if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
+        return set(label)
+    raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")

@@ -1,0 +1,79 @@
+"""A number."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from mmpt.errors import DataError
+from mmpt.finetune.tasks import Metric, Task
+from mmpt.tokens import Labels
+
+
+def _r2(true: np.ndarray, scores: np.ndarray) -> float:
+    return float(r2_score(true, scores)) if len(np.unique(true)) > 1 else math.nan
+
+
+def _spearman(true: np.ndarray, scores: np.ndarray) -> float:
+    flat = len(np.unique(true)) < 2 or len(np.unique(scores)) < 2
+    return math.nan if flat else float(np.corrcoef(rankdata(true), rankdata(scores))[0, 1])
+
+
+class Regressor(Task):
+    """Learned in units of the training labels' standard deviation, told in their own; squared error.
+
+    Args:
+        encoder, label, inputs, pool: see `Task`.
+    """
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "r2": Metric(_r2),
+        "mae": Metric(lambda true, scores: float(mean_absolute_error(true, scores)), higher_is_better=False),
+        "rmse": Metric(lambda true, scores: float(root_mean_squared_error(true, scores)), higher_is_better=False),
+        "spearman": Metric(_spearman),
+    }
+
+    def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
+        """Mean and standard deviation."""
+        values = np.array([_number(label) for label in labels])
+        if values.std() == 0:
+            raise DataError(f"label '{self.label}' is {values[0]} in all {len(labels)} training samples")
+        return {"mean": float(values.mean()), "deviation": float(values.std())}
+
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    def read(self, label: Any) -> np.ndarray:
+        """In the label's own unit."""
+        return np.array(_number(label))
+
+    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+        """Squared, in training deviations."""
+        wanted = (labels.values - self.facts["mean"]) / self.facts["deviation"]
+        return mse_loss(outputs.float().squeeze(1), wanted.float(), reduction="none")
+
+    def scores(self, outputs: Tensor) -> np.ndarray:
+        """In the label's own unit."""
+        return outputs.double().squeeze(1).numpy() * self.facts["deviation"] + self.facts["mean"]
+
+    def decode(self, scores: np.ndarray) -> list[float]:
+        """As they are."""
+        return scores.tolist()
+
+    def trivial(self, labels: np.ndarray) -> np.ndarray:
+        """The mean."""
+        return labels.mean(keepdims=True)
+
+
+def _number(label: Any) -> float:
+    is_number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
+    if is_number and math.isfinite(label):
+        return float(label)
+    raise DataError(f"expected a finite number, got {label!r}")

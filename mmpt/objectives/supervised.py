@@ -1,0 +1,84 @@
+"""Learning what labels say: one loss a labelled row or token, from latents of complete samples."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmpt.downstream.pooling import TokenLatents
+from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
+from mmpt.tokens import Batch, Labels
+
+if TYPE_CHECKING:
+    from mmpt.model import Backbone
+
+NAME = "task"
+LossFunction = Callable[[Tensor, Labels], Tensor]  # outputs of the head -> a loss for each row or token
+
+
+class Supervised(Objective):
+    """A head on the backbone; nothing is hidden.
+
+    Args:
+        head: latents by stream -> outputs (B ...).
+        loss: outputs and labels -> one number for each of `labels.known`; those that are not known count nothing.
+    """
+
+    def __init__(self, head: nn.Module, loss: LossFunction) -> None:
+        super().__init__()
+        self.head = head
+        self.loss = loss
+
+    def weights(self) -> dict[str, float]:
+        """One loss."""
+        return {NAME: 1.0}
+
+    @torch.no_grad()
+    def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
+        """Nothing; the denominator is how many labels there are."""
+        known = _labels(batch).known.flatten(1) if _labels(batch).known.ndim > 1 else _labels(batch).known.unsqueeze(1)
+        return {NAME: Hidden(torch.zeros_like(known), known, 0, known.sum().float())}
+
+    def forward(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
+        """The sum over what is labelled."""
+        labels = _labels(batch)
+        outputs = self.outputs(backbone, batch)
+        each = self.loss(outputs, labels).float()
+        each = torch.where(labels.known, each, 0.0)
+        rows = each.flatten(1).sum(1) if each.ndim > 1 else each
+        total, zero = rows.sum(), rows.new_zeros(())
+        metrics = {f"{NAME}/loss": (total.detach(), labels.known.sum().float())}
+        return Step({NAME: Loss(total, rows.detach())}, zero, zero, metrics)
+
+    def outputs(self, backbone: "Backbone", batch: Batch) -> Float[Tensor, "B ..."]:
+        """What the head says of every row."""
+        return self.head(latents_by_stream(backbone, batch))
+
+    def touch(self, backbone: "Backbone", batch: Batch) -> Float[Tensor, ""]:
+        """Nothing to touch: every batch has all inputs, if only as padding, and other encoders are frozen."""
+        return batch.draw.new_zeros((), dtype=torch.float32)
+
+    def after_update(self, backbone: "Backbone", progress: float) -> None:
+        """Nothing follows the weights."""
+
+    def predict(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
+        """Nothing is hidden, so nothing is predicted of it."""
+        return {}
+
+
+def latents_by_stream(backbone: "Backbone", batch: Batch) -> Mapping[str, TokenLatents]:
+    """Complete samples through the backbone."""
+    return {
+        name: TokenLatents(
+            tokens.x.float(), batch.streams[name].valid, batch.streams[name].observed, batch.streams[name].place
+        )
+        for name, tokens in backbone(batch).items()
+    }
+
+
+def _labels(batch: Batch) -> Labels:
+    if batch.labels is None:
+        raise ValueError("a supervised step needs a batch with labels")
+    return batch.labels
