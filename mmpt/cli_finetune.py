@@ -1,4 +1,4 @@
-"""The verbs after pretraining: finetune, evaluate, predict, embed."""
+"""The verbs after pretraining: finetune, evaluate, predict, embed, export."""
 
 import argparse
 from pathlib import Path
@@ -64,6 +64,36 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "--pool", choices=("mean", "mean_std", "class"), default="mean", help="of a sample's tokens (default: mean)"
     )
     embed.set_defaults(run=run_embed)
+    add_export(verbs)
+
+
+def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`mmpt export`."""
+    export = add_verb(
+        verbs,
+        "export",
+        "write an encoder in the form of another library, with a certificate that it computes the same",
+        "mmpt export runs/five --to transformers --modality text --out five-text",
+    )
+    export.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
+    export.add_argument("--to", required=True, choices=("transformers", "timm", "safetensors"))
+    export.add_argument("--out", required=True, metavar="DIR", help="a folder that is not there yet")
+    export.add_argument("--modality", metavar="M", help="the stream, where the library takes one and the run has more")
+    export.add_argument("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")
+    export.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """`mmpt export`."""
+    from mmpt.export.command import export
+
+    certificate = export(
+        arguments.run_folder, arguments.out, to=arguments.to, modality=arguments.modality, step=arguments.step
+    )
+    console_for_tables().print(
+        f"{arguments.out}: latents differ by at most {certificate['largest_difference']:.2g}", markup=False
+    )
+    return 0
 
 
 def run_finetune(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ frame, which mmpt leaves out, take part in the statistics of HuBERT's `group` no
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
@@ -15,8 +16,9 @@ from mmpt.build import load_weights
 from mmpt.encoders.speech import Speech, SpeechEncoder
 from mmpt.encoders.wave_stem import EPS
 from mmpt.errors import ConfigError
-from mmpt.export.trunk import TrunkShape, only_stream, renamed, trunk_shape
+from mmpt.export.trunk import TrunkShape, only_stream, renamed, split_attention, trunk_shape
 from mmpt.model import Backbone
+from mmpt.tokens import Content
 
 KINDS = ("weight", "bias")
 PARTS = ("q_proj", "k_proj", "v_proj")
@@ -52,12 +54,7 @@ def from_hubert(backbone: Backbone, speech: Speech, peer: HubertModel) -> None:
 
 def hubert_weights(weights: Mapping[str, Tensor], stream: str, speech: Speech) -> dict[str, Tensor]:
     """From a backbone's to HubertModel's."""
-    other = {}
-    for name in weights:
-        if ".attention.qkv." in name:
-            number, kind = name.split(".")[2], name.rpartition(".")[2]
-            parts = zip(PARTS, weights[name].chunk(3), strict=True)
-            other |= {f"encoder.layers.{number}.attention.{part}.{kind}": value for part, value in parts}
+    other = split_attention(weights, "encoder.layers.{number}.attention.{part}.{kind}", PARTS)
     for number, (kernel, _) in enumerate(speech.stem):
         taps = weights[f"encoders.{stream}.stem.layers.{number}.weight"].unflatten(0, (kernel, -1))
         other[f"feature_extractor.conv_layers.{number}.conv.weight"] = taps.permute(2, 1, 0).contiguous()
@@ -86,6 +83,17 @@ def backbone_weights(
         taps = renamed(peer, {name: name})[name].permute(2, 1, 0)
         other[f"encoders.{stream}.stem.layers.{number}.weight"] = taps.flatten(0, 1)
     return {**like, **renamed(peer, {theirs: ours for ours, theirs in _names(like, stream).items()}), **other}
+
+
+def waves_of(speech: Speech, content: Content) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """The waveforms that a speech stream's windows were cut from, padded with zeros, and which samples are real."""
+    counts = content.valid.sum(1).tolist()
+    lengths = [speech.window + speech.hop * (count - 1) for count in counts]
+    waves = torch.zeros(len(lengths), max(lengths))
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        windows = content.values[row, :count]
+        waves[row, :length] = torch.cat([windows[:-1, : speech.hop].flatten(), windows[-1]])
+    return waves, torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
 
 
 def _speech_only(backbone: Backbone) -> tuple[str, TrunkShape]:

@@ -16,7 +16,7 @@ from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMasked
 from mmpt.build import load_weights
 from mmpt.encoders.text import Text, TextEncoder
 from mmpt.errors import ConfigError
-from mmpt.export.trunk import TrunkShape, constant_row, only_stream, renamed, trunk_shape
+from mmpt.export.trunk import TrunkShape, constant_row, only_stream, renamed, split_attention, trunk_shape
 from mmpt.model import Backbone, MaskedModel
 from mmpt.objectives.corruption.replace import ReplaceCorruption
 from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
@@ -87,18 +87,13 @@ def roberta_weights(
         fixed: our position table where it is not learned.
     """
     position = weights[f"encoders.{stream}.place_embedding.weight"] if fixed is None else fixed
-    split = {}
-    for name in weights:
-        if ".attention.qkv." in name:
-            number, kind = name.split(".")[2], name.rpartition(".")[2]
-            parts = zip(("query", "key", "value"), weights[name].chunk(3), strict=True)
-            split |= {f"encoder.layer.{number}.attention.self.{part}.{kind}": value for part, value in parts}
+    theirs = "encoder.layer.{number}.attention.self.{part}.{kind}"
     return {
         "embeddings.word_embeddings.weight": weights[f"encoders.{stream}.embedding.weight"],
         "embeddings.token_type_embeddings.weight": weights["trunk.stream_embedding.weight"],
         "embeddings.position_embeddings.weight": torch.cat([position.new_zeros(pad + 1, position.shape[1]), position]),
         **renamed(weights, _trunk_names(weights)),
-        **split,
+        **split_attention(weights, theirs, ("query", "key", "value")),
     }
 
 

@@ -59,6 +59,17 @@ def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
     return {new: weights[old] for old, new in names.items()}
 
 
+def split_attention(weights: Mapping[str, Tensor], theirs: str, parts: tuple[str, str, str]) -> dict[str, Tensor]:
+    """Queries, keys and values of every block apart, under names like `theirs` with number, part and kind."""
+    split = {}
+    for name in weights:
+        if ".attention.qkv." in name:
+            number, kind = name.split(".")[2], name.rpartition(".")[2]
+            thirds = zip(parts, weights[name].chunk(3), strict=True)
+            split |= {theirs.format(number=number, part=part, kind=kind): value for part, value in thirds}
+    return split
+
+
 def constant_row(difference: Float[Tensor, "N D"], peer: str) -> Float[Tensor, " D"]:
     """The one row that learned positions differ by from a fixed table; raises ConfigError where there are several."""
     row = difference.mean(0)

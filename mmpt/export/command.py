@@ -1,0 +1,145 @@
+"""`mmpt export`: a run for people who don't have mmpt, with a certificate that it computes the same."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mmpt.build import save_facts
+from mmpt.config import dump_yaml
+from mmpt.downstream.encoder import Encoder, find_checkpoint, load
+from mmpt.downstream.values import raw_value
+from mmpt.encoders import Modality
+from mmpt.errors import ConfigError
+from mmpt.export.card import write_card
+from mmpt.export.fixtures import fixtures_of
+from mmpt.export.one_stream import one_stream
+from mmpt.export.peers import peer_of
+from mmpt.tokens import Batch, Content
+from mmpt.training import checkpoint
+
+Target = Literal["transformers", "timm", "safetensors"]
+TARGETS = ("transformers", "timm", "safetensors")
+TOLERANCE = 1e-4
+CERTIFICATE = "certificate.json"
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    to: Target,
+    modality: str | None = None,
+    step: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> dict[str, Any]:
+    """Write the encoder of a run in another library's form, and prove it; returns the certificate.
+
+    `transformers` and `timm` take one stream; the folder loads there without mmpt. `safetensors` takes all streams: a
+    run folder without optimiser and objective, which `mmpt.load` reads. The exported files are loaded again, both
+    models look at made-up samples of several lengths in one padded batch, and the largest difference is written down.
+
+    Args:
+        run: of pretraining or fine-tuning.
+        out: a folder that is not there yet.
+        to: the library.
+        modality: the stream; needed where the run has several and the library takes one.
+        step: of the checkpoint; the newest by default.
+        tolerance: largest absolute difference of latents.
+
+    Raises:
+        ConfigError: what the library has no model for, or a difference above the tolerance; nothing is left behind.
+    """
+    run, out = Path(run), Path(out)
+    if to not in TARGETS:
+        raise ConfigError(f"--to: expected one of {', '.join(TARGETS)}, got '{to}'")
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; choose another folder")
+    encoder = load(run, step=step, device="cpu")
+    staged = out.with_name(f".{out.name}.staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        if to == "safetensors":
+            differences = _whole(encoder, staged)
+            use = "mmpt.load('{folder}')"
+        else:
+            differences, use = _alone(encoder, staged, to, _only(encoder, modality, to))
+        certificate = _certificate(encoder, run, to, differences, tolerance)
+        if certificate["largest_difference"] > tolerance:
+            raise ConfigError(
+                f"the exported model differs by {certificate['largest_difference']:.2g}, more than {tolerance:g} "
+                "allows; nothing was written"
+            )
+        (staged / CERTIFICATE).write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
+        write_card(staged, out.name, encoder, run, certificate, use)
+        staged.rename(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return certificate
+
+
+def _only(encoder: Encoder, modality: str | None, to: str) -> str:
+    names = list(encoder.modalities)
+    if modality is None and len(names) > 1:
+        raise ConfigError(f"--to {to} takes one stream, and the run has {', '.join(names)}; say --modality")
+    if modality is not None and modality not in names:
+        raise ConfigError(f"--modality: the run has no stream '{modality}'; it has {', '.join(names)}")
+    return modality or names[0]
+
+
+@torch.no_grad()
+def _alone(encoder: Encoder, folder: Path, to: str, stream: str) -> tuple[dict[str, float], str]:
+    """One stream; the largest difference where there is no padding."""
+    modality = encoder.modalities[stream]
+    peer = peer_of(to, one_stream(encoder.backbone, encoder.modalities, stream), modality)
+    peer.save(folder)
+    content = _content(modality)
+    ours = encoder.backbone(_batch({stream: content}))[stream].x
+    theirs = peer.latents(folder, content)
+    return {stream: float((ours - theirs)[content.valid].abs().max())}, peer.use
+
+
+@torch.no_grad()
+def _whole(encoder: Encoder, folder: Path) -> dict[str, float]:
+    """All streams."""
+    weights = {f"backbone.{name}": value.contiguous() for name, value in encoder.backbone.state_dict().items()}
+    save_facts(folder, {name: modality.facts for name, modality in encoder.modalities.items()})
+    (folder / "recipe.yaml").write_text(dump_yaml(encoder.recipe), encoding="utf-8")
+    checkpoint.commit(folder / "checkpoints", checkpoint.Saved(weights, {}, {"step": encoder.step or 0}))
+    again, batch = load(folder, device="cpu"), _batch({name: _content(m) for name, m in encoder.modalities.items()})
+    ours, theirs = encoder.backbone(batch), again.backbone(batch)
+    return {
+        name: float((tokens.x - theirs[name].x)[batch.streams[name].valid].abs().max()) for name, tokens in ours.items()
+    }
+
+
+def _content(modality: Modality) -> Content:
+    rows = [[modality.read(raw_value(modality, raw), 0, modality.limit, None)] for raw in fixtures_of(modality)]
+    return modality.collate(rows, None)
+
+
+def _batch(streams: Mapping[str, Content]) -> Batch:
+    uid = torch.arange(len(next(iter(streams.values())).valid))
+    return Batch(dict(streams), uid, torch.zeros_like(uid), "export", 0)
+
+
+def _certificate(
+    encoder: Encoder, run: Path, to: str, differences: Mapping[str, float], tolerance: float
+) -> dict[str, Any]:
+    found = find_checkpoint(run, encoder.step)
+    commit = json.loads((found / checkpoint.COMMIT).read_text(encoding="utf-8"))
+    return {
+        "to": to,
+        "largest_difference": max(differences.values()),
+        "differences": dict(differences),
+        "tolerance": tolerance,
+        "compared": "latents of made-up samples of three lengths in one padded batch, float32, on the CPU",
+        "step": encoder.step,
+        "source_sha256": commit["sha256"]["model.safetensors"],
+        "versions": {name: version(name) for name in ("mmpt", "torch", "transformers", "timm", "safetensors")},
+    }

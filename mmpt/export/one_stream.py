@@ -1,0 +1,40 @@
+"""The part of a backbone that one stream goes through alone: a backbone of its own."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import cast
+
+import torch
+from timm.layers.mlp import Mlp
+from torch import nn
+
+from mmpt.encoders import Modality
+from mmpt.errors import ConfigError
+from mmpt.model import Backbone
+from mmpt.trunk.feedforward.dense import DenseFeedForward
+from mmpt.trunk.feedforward.modality_experts import ModalityExperts
+from mmpt.trunk.transformer import Block, Transformer
+
+
+def one_stream(backbone: Backbone, modalities: Mapping[str, Modality], stream: str) -> Backbone:
+    """A copy that gives the same latents for samples of that stream alone.
+
+    Where every stream has a feed-forward of its own, the stream's is the dense one of the copy.
+    """
+    if stream not in backbone.encoders:
+        raise ConfigError(f"the run has no stream '{stream}'; it has {', '.join(backbone.encoders)}")
+    if not isinstance(backbone.trunk, Transformer):
+        raise ConfigError(f"only a transformer trunk can be exported, this one is {type(backbone.trunk).__name__}")
+    number, trunk = backbone.numbers[stream], deepcopy(backbone.trunk)
+    own = trunk.stream_embedding.weight[number : number + 1].detach().clone()
+    trunk.stream_embedding = nn.Embedding.from_pretrained(own, freeze=False)
+    for block in trunk.blocks:
+        experts = cast("Block", block).feedforward
+        if isinstance(experts, ModalityExperts):
+            dense = DenseFeedForward(trunk.width)
+            dense.mlp = cast("Mlp", experts.experts[number])
+            block.feedforward = dense
+    with torch.random.fork_rng(devices=[]):
+        alone = Backbone({stream: modalities[stream]}, trunk)
+    alone.encoders[stream] = deepcopy(backbone.encoders[stream])
+    return alone.eval()
