@@ -1,13 +1,17 @@
 """Experts divided over ranks under the real engine: the weights of undivided ones, saved for any number of ranks."""
 
+import io
 import json
+import re
 
 import pytest
 import torch
+from rich.console import Console
 from running import close, several, weights, write_recipe
 from safetensors.torch import load_file
 
 from mmpt.config import component
+from mmpt.describe import describe
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import ConfigError
 from mmpt.training.divided_experts import check_experts
@@ -150,6 +154,18 @@ def staged(stage):
 def test_what_cannot_be_divided_is_refused(ep_size, stage, experts, ranks, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_experts(ep_size, staged(stage), routed(experts), ranks)
+
+
+def test_a_description_counts_the_experts_that_are_elsewhere(shards, tmp_path):
+    """8 experts of 2 x 128 x 4096 weights and their gradients, 4 bytes each; half of it, and biases, is spared."""
+    recipe, memory = write_recipe(tmp_path, shards), []
+    routed = "trunk.top_feedforward={type: routed_experts, experts: 8, ratio: 32}"
+    for ep_size in (1, 2):
+        console = Console(file=io.StringIO(), width=200)
+        settings = ["trunk.width=128", routed, "trunk.top_layers=1", f"{STAGE}1", f"training.ep_size={ep_size}"]
+        describe(recipe, settings, ranks=2, console=console)
+        memory += re.findall(r"estimated: (\d+) MiB", console.file.getvalue())
+    assert int(memory[0]) - int(memory[1]) == pytest.approx(32, abs=1)
 
 
 def test_a_model_without_routed_experts_has_nothing_to_divide():
