@@ -12,6 +12,7 @@ from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
 from mmpt.training.command import Built, build
 from mmpt.training.schedules import learning_rate
+from mmpt.trunk.feedforward.routed_experts import RoutedExperts
 
 SAMPLED_STEPS = 2
 
@@ -68,7 +69,8 @@ def _memory(built: Built, ranks: int) -> str:
     weights, copied = counts["all"], count_parameters([built.model]) - counts["all"]
     parts = {"weights": 4, "gradients": 4, "moments": 8}
     shared = {0: (), 1: ("moments",), 2: ("moments", "gradients"), 3: ("moments", "gradients", "weights")}[stage]
-    fixed = 4 * copied + sum(size * weights / (ranks if name in shared else 1) for name, size in parts.items())
+    own = weights - _elsewhere(built)
+    fixed = 4 * copied + sum(size * (weights / ranks if name in shared else own) for name, size in parts.items())
     trunk = built.recipe.trunk.settings
     places = max(built.batches[0].places, 1)
     per_block = 34 if not trunk.get("checkpointing") else 2
@@ -77,6 +79,12 @@ def _memory(built: Built, ranks: int) -> str:
         f"memory a rank, estimated: {fixed / 2**20:,.0f} MiB for weights, gradients and moments (ZeRO stage {stage}), "
         f"about {activations / 2**20:,.0f} MiB for the activations of a micro-batch with nothing dropped"
     )
+
+
+def _elsewhere(built: Built) -> float:
+    """Weights of experts that a rank leaves to the others."""
+    routed = [part.experts for part in built.model.backbone.modules() if isinstance(part, RoutedExperts)]
+    return count_parameters(routed) * (1 - 1 / built.recipe.training.ep_size)
 
 
 def _rates(settings: Recipe) -> Table:

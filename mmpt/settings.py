@@ -91,6 +91,8 @@ class TrainingSettings:
         max_nonfinite: skipped updates in a row after which the run stops.
         balance_weight: of the balance loss of feed-forwards that route (EVE's), a mean over their layers.
         router_z_weight: of their z-loss, likewise.
+        ep_size: ranks that divide the experts of such feed-forwards among themselves; a divisor of the number of ranks
+            and of experts. A run may go on with another one.
     """
 
     steps: int
@@ -104,9 +106,10 @@ class TrainingSettings:
     max_nonfinite: int = 10
     balance_weight: float = 0.001
     router_z_weight: float = 0.0
+    ep_size: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite"):
+        for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite", "ep_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("balance_weight", "router_z_weight"):

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -94,6 +95,15 @@ def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> sub
         timeout=300,
         check=False,
     )
+
+
+def several(folder: Path, jobs: list[list[Any]], ranks: int = 1) -> None:
+    """Run several.py's jobs to the end, each of which has to succeed."""
+    script, plan = Path(__file__).with_name("several.py"), folder / f"jobs-of-{ranks}.json"
+    plan.write_text(json.dumps(jobs), encoding="utf-8")
+    line = [arg for arg in command(ranks=ranks) if arg not in ("-m", "--module", "mmpt")] + [str(script), str(plan)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def start(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> subprocess.Popen[str]:

@@ -12,10 +12,12 @@ FORBIDDEN = {
     "tokens.py": ("mmpt.",),
     "trunk": ("mmpt.encoders", "mmpt.objectives", "mmpt.data", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
     "encoders": ("mmpt.objectives", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
-    "objectives": ("mmpt.data", "mmpt.training", "mmpt.build", "mmpt.cli"),
+    "objectives": ("mmpt.data", "mmpt.downstream", "mmpt.training", "mmpt.build", "mmpt.cli"),
     "data": ("mmpt.objectives", "mmpt.trunk", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
-    "training": ("mmpt.cli", "mmpt.downstream"),
-    "downstream": ("mmpt.cli", "deepspeed"),
+    "training": ("mmpt.cli", "mmpt.downstream", "mmpt.finetune"),
+    "downstream": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
+    "finetune": ("mmpt.cli", "deepspeed"),
+    "export": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "report": ("mmpt.cli", "deepspeed"),
 }
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from mmpt.downstream.result import Interval
 from mmpt.errors import DataError
 from mmpt.finetune.examples import Examples
+from mmpt.finetune.objective import Supervised
 from mmpt.finetune.rows import Rows, known_labels
 from mmpt.finetune.tasks import Metric, Task
 from mmpt.model import MaskedModel
-from mmpt.objectives.supervised import Supervised
 
 RESAMPLES = 200
 

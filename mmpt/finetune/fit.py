@@ -204,7 +204,7 @@ class Loop:
         self.parameters = count_parameters([self.model])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed + 1)
-            strategy.prepare(self.model)
+            strategy.prepare(self.model, task.encoder)
         self.trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.usable = parts["train"].usable
         self.per_epoch = math.ceil(len(self.usable) / settings.batch_size)

@@ -4,9 +4,9 @@ from copy import deepcopy
 
 import torch
 
+from mmpt.finetune.objective import Supervised
 from mmpt.finetune.tasks import Task
 from mmpt.model import MaskedModel
-from mmpt.objectives.supervised import Supervised
 
 
 def plain_model(task: Task, seed: int = 0) -> MaskedModel:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,29 @@ KNOWN = {
 Lines = Sequence[Mapping[str, Any]]
 
 
+class Joint(NamedTuple):
+    """Figures that say more in one chart; `{}` stands for a stream's name."""
+
+    title: str
+    parts: Mapping[str, str]  # by what the legend calls them
+    percent: bool = False
+
+
+JOINT = (
+    Joint("experts: load, 1 is a fair share", {"most": "experts/load_max", "least": "experts/load_min"}),
+    Joint("experts: choices that found no place", {"": "experts/dropped"}, percent=True),
+    Joint("experts: entropy of the gate, 1 if all are as likely", {"": "experts/entropy"}),
+    Joint("experts: balance loss, 1 if even", {"": "experts/balance"}),
+    Joint("experts: what they know of the stream, 1 if each is of one", {"": "experts/stream_information"}),
+    Joint("{}: rank correlation with the true losses", {"predictor": "{}/spearman", "teacher": "{}/teacher_spearman"}),
+    Joint(
+        "{}: hardest tokens that the teacher found",
+        {"teacher": "{}/hard_overlap", "by chance": "{}/hard_overlap_by_chance"},
+        percent=True,
+    ),
+)
+
+
 def curve(lines: Lines, name: str) -> Curve:
     """The lines that have this figure."""
     having = [line for line in lines if name in line]
@@ -37,6 +60,17 @@ def curve(lines: Lines, name: str) -> Curve:
 def loss_names(lines: Lines) -> list[str]:
     """Of the losses that any line has, in order of appearance."""
     return list(dict.fromkeys(name for line in lines for name in line if name.endswith(LOSS)))
+
+
+def joint_charts(streams: Sequence[str]) -> list[Joint]:
+    """Those of the run as a whole, then those of each stream."""
+    whole, own = ([joint for joint in JOINT if ("{}" in joint.title) == wanted] for wanted in (False, True))
+    filled = [
+        Joint(title.format(stream), {key: name.format(stream) for key, name in parts.items()}, percent)
+        for stream in streams
+        for title, parts, percent in own
+    ]
+    return whole + filled
 
 
 def headline(run: Path, recipe: Recipe, lines: Lines) -> Html:
@@ -96,7 +130,12 @@ def curves_section(recipe: Recipe, lines: Lines) -> Html:
         _chart("share of the time spent waiting for data", {"": curve(lines, "data_wait_share")}, percent=True),
         _chart("share of padding among places", {"": curve(lines, "padding_share")}, percent=True),
     ]
-    shown = KNOWN | set(loss_names(lines)) | {"step", "done", "source"}
+    joint = joint_charts(list(recipe.streams))
+    for title, parts, percent in joint:
+        charts.append(_chart(title, {own: curve(lines, name) for own, name in parts.items()}, percent=percent))
+    shown = (
+        KNOWN | {*loss_names(lines), "step", "done", "source"} | {name for one in joint for name in one.parts.values()}
+    )
     others = dict.fromkeys(name for line in lines for name in line if name not in shown)
     charts += [_chart(name, {"": curve(lines, name)}) for name in others]
     points = "is of one step" if every == 1 else f"is the mean of {every} steps"

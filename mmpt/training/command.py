@@ -14,6 +14,7 @@ from mmpt.model import MaskedModel
 from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
 from mmpt.training import engine
+from mmpt.training.divided_experts import check_experts
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
 
@@ -38,6 +39,7 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
     model = build_model(recipe, modalities)
     engine.check_model(recipe.deepspeed, model)
+    check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
     return Built(recipe, facts, sources, model, batches)
 
 

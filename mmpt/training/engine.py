@@ -4,19 +4,22 @@ import atexit
 import math
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore  # what torch.distributed.HashStore is
+from torch.distributed import ProcessGroup
 
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import MaskedModel
 from mmpt.objectives import Step
 from mmpt.objectives.teacher import Teacher
-from mmpt.settings import OptimizerSettings, TrainingSettings
+from mmpt.settings import TrainingSettings
 from mmpt.tokens import Batch
+from mmpt.training.divided_experts import divide, gathered, named
+from mmpt.training.optimizer import Groups, optimizer_for
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 REFUSALS = (ValueError, AssertionError, TypeError, KeyError)  # of DeepSpeed's checks, pydantic's among them
@@ -130,35 +133,6 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and able)
 
 
-class HeldAdamW(torch.optim.AdamW):
-    """AdamW that can be told to let a step pass: weights, moments and step count stay as they are."""
-
-    held = False
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """As AdamW's, or nothing."""
-        return None if self.held else super().step(closure)
-
-
-def optimizer_for(
-    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
-) -> HeldAdamW:
-    """AdamW over groups: matrices decay; biases, norms and single vectors don't.
-
-    `scales` has the share of the learning rate of parameters by name; those it lacks have all of it.
-    """
-    found: dict[tuple[bool, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            scale = 1.0 if scales is None else scales.get(name, 1.0)
-            found.setdefault((parameter.ndim < 2, scale), []).append(parameter)
-    groups = [
-        {"params": own, "weight_decay": 0.0 if single else settings.weight_decay, "lr_scale": scale}
-        for (single, scale), own in sorted(found.items(), key=lambda item: item[0])
-    ]
-    return HeldAdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
-
-
 class Engine:
     """A model under DeepSpeed.
 
@@ -187,8 +161,10 @@ class Engine:
         self.world, self.accumulation = world, accumulation
         self.weights = model.objective.weights()
         self.balance_weight, self.router_z_weight = training.balance_weight, training.router_z_weight
+        self.experts = _divide(model, training.ep_size) if training.ep_size > 1 else None
+        self.named = named(model, self.experts)
         self.model = model.to(world.device)
-        self.optimizer = optimizer_for(model, training.optimizer, scales)
+        self.optimizer = optimizer_for(model, training.optimizer, scales, _apart if self.experts else None)
         self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
         self._gradient_sums: list[Tensor] = []
         for parameter in model.parameters():
@@ -293,18 +269,22 @@ class Engine:
         from deepspeed.utils import safe_get_full_optimizer_state as whole
 
         weights, moments = dict(self._buffers()), {}
-        for name, parameter in self.model.named_parameters():
+        for names, parameter in self.named:
             plain = self.zero_stage == 0 or not parameter.requires_grad
             weight = parameter if plain else safe_get_full_fp32_param(parameter)
-            self._keep(weights, name, weight)
+            self._keep(weights, names, weight)
             for moment in MOMENTS if parameter.requires_grad else ():
                 own = self.optimizer.state[parameter]
-                self._keep(moments, f"{name}.{moment}", own[moment] if plain else whole(parameter, moment))
+                value = own[moment] if plain else whole(parameter, moment)
+                self._keep(moments, [f"{name}.{moment}" for name in names], value)
         return weights, moments
 
-    def _keep(self, into: dict[str, Tensor], name: str, value: Any) -> None:
+    def _keep(self, into: dict[str, Tensor], names: list[str], value: Any) -> None:
+        """On rank 0; of several names each is what the value is on one rank of the experts' group."""
+        values = [value.detach()] if len(names) == 1 else gathered(value.detach(), self.experts)
         if self.world.rank == 0:
-            into[name] = value.detach().to("cpu", copy=True).contiguous()
+            for name, own in zip(names, values, strict=True):
+                into[name] = own.to("cpu", copy=True).contiguous()
 
     def _buffers(self) -> dict[str, Tensor]:
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
@@ -354,6 +334,40 @@ class Engine:
             self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in MOMENTS}}
         if self.zero_stage in (1, 2):
             zero._lazy_init_hp_params_optimizer_state()
+
+
+def _divide(model: nn.Module, ep_size: int) -> ProcessGroup:
+    """Leave every rank its share of the experts and tell DeepSpeed so; returns the group that the shares make whole.
+
+    Ranks that hold the same experts average their gradients and divide their moments among themselves; a gradient that
+    came with tokens of the whole group is still divided by the number of all ranks.
+    """
+    from deepspeed.moe.layer import MoE
+    from deepspeed.utils import groups
+
+    class Mark(MoE):
+        """DeepSpeed takes experts into account if it finds a layer of its own; this one has nothing to do."""
+
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.num_experts = ep_size
+
+        def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
+            """The groups are there already."""
+
+    name = f"ep_size_{ep_size}"  # as DeepSpeed names groups
+    if name not in groups._get_expert_parallel_group_dict():
+        groups._create_expert_and_data_parallel(ep_size)
+    group = groups._get_expert_parallel_group(name)
+    divide(model, group, name)
+    model.add_module("experts_are_divided", Mark())
+    return group
+
+
+def _apart(groups: Groups) -> Groups:
+    from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+
+    return split_params_into_different_moe_groups_for_optimizer(groups)
 
 
 def agree(world: World, problem: str) -> str:

@@ -8,6 +8,7 @@ TensorBoard, `checkpoints/`, `log.txt`, and `report.html` at the end.
 import difflib
 import json
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ from mmpt.settings import Recipe
 from mmpt.training import checkpoint
 
 PACKAGES = ("mmpt", "torch", "deepspeed", "transformers", "timm", "webdataset", "tokenizers", "numpy", "safetensors")
+EP_SIZE = re.compile(r"^  ep_size: \d+\n", re.MULTILINE)  # the line in a recipe's `training`
 
 
 def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequence[Source]) -> None:
@@ -50,6 +52,8 @@ def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequenc
 
 
 def _same_recipe(run: Path, before: str, now: str) -> None:
+    """Over how many ranks experts are divided may change, as the number of ranks may: no weight depends on it."""
+    before, now = (EP_SIZE.sub("", text) for text in (before, now))
     if before == now:
         return
     names = ("this run's recipe", "the recipe given")

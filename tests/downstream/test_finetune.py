@@ -10,8 +10,8 @@ import mmpt
 from mmpt.errors import CheckpointError, ConfigError, DataError
 from mmpt.finetune import Classifier, MultiLabel, Regressor, load
 from mmpt.finetune.examples import examples_of
+from mmpt.finetune.objective import NAME
 from mmpt.finetune.rows import Rows, share_of
-from mmpt.objectives.supervised import NAME
 
 QUICK = {"epochs": 1, "batch_size": 16}
 

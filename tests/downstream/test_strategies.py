@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from walks import CLASSES, walk
 
 import mmpt
 from mmpt.config import component, find_parts
 from mmpt.errors import ConfigError
 from mmpt.finetune import Classifier
+from mmpt.finetune.examples import examples_of
 from mmpt.finetune.model import plain_model
+from mmpt.finetune.rows import Rows
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.strategies.gradient_mask import largest
 
@@ -115,7 +118,7 @@ def test_mask_tuning_begins_with_the_stated_share_off_and_passes_the_gradient_st
     task.facts = {"classes": ["a", "b"], "counts": [1, 1]}
     model = plain_model(task)
     strategy = component(Strategy, "mask_tuning", off=0.25).build()
-    strategy.prepare(model)
+    strategy.prepare(model, encoder)
     layer = model.backbone.trunk.blocks[0].feedforward.mlp.fc1
     plain, scores = layer.parametrizations.weight.original, layer.parametrizations.weight[0].scores
     assert (layer.weight == 0).sum() == plain.numel() // 4
@@ -160,3 +163,59 @@ def test_a_mask_of_gradients_is_refused_on_several_ranks(encoder, shards, monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="strategy 'gradient_mask' works on one rank, and there are 2"):
         Classifier(encoder, label="place").fit(shards, strategy="gradient_mask")
+
+
+def two_losses(encoder, **settings):
+    """A model under `auxiliary`, and a batch of it."""
+    task = Classifier(encoder, label="place", inputs=["image"])
+    task.facts = {"classes": list(CLASSES), "counts": [1, 1]}
+    model = plain_model(task, 1)
+    component(Strategy, "auxiliary", **settings).build().prepare(model, encoder)
+    samples = [{"image": walk(number)["image"]} for number in range(6)]
+    labels = [task.read(walk(number)["labels"]["place"]) for number in range(6)]
+    return model.eval(), Rows(task, examples_of(samples, task.inputs, label=None, split="train"), labels).batch(
+        range(6)
+    )
+
+
+def gradients(model, losses, hidden):
+    model.zero_grad()
+    sum(loss.total / hidden[name].denominator for name, loss in losses.items()).backward()
+    return {n: p.grad.clone() for n, p in model.backbone.named_parameters() if p.grad is not None}
+
+
+def test_the_gradient_is_that_of_the_task_and_the_weighted_one_of_the_masked_loss(encoder):
+    model, batch = two_losses(encoder, start=0.2, end=0.1)
+    hidden = model.hide(batch, 0.5)
+    assert set(hidden) == {"task", "image"}
+    both = gradients(model, model(batch, hidden, 0.5).losses, hidden)
+    task = gradients(model, model.objective.task(model.backbone, batch, hidden, 0.5).losses, hidden)
+    own = {"image": hidden["image"]}
+    masked = gradients(model, model.objective.masked(model.backbone, batch, own, 0.5).losses, own)
+    weight = (0.2 * 0.1) ** 0.5  # half-way down an exponential
+    for name, gradient in both.items():
+        assert_close(gradient, task.get(name, 0.0) + weight * masked.get(name, 0.0), rtol=1e-5, atol=1e-7)
+    assert [model.objective.weight(progress) for progress in (0.0, 1.0)] == pytest.approx([0.2, 0.1])
+
+
+def test_a_masked_loss_of_weight_0_changes_not_a_bit(encoder, shards):
+    weights = []
+    for strategy in (component(Strategy, "full"), component(Strategy, "auxiliary", start=0.0, end=0.0)):
+        task = Classifier(encoder, label="place", inputs=["image"])
+        task.fit(shards, strategy=strategy, epochs=1, batch_size=32)
+        weights.append(task.model.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_auxiliary_loss_keeps_the_encoder_good_at_its_masked_loss(encoder, shards):
+    losses = {}
+    for name in ("full", "auxiliary"):
+        task = Classifier(encoder, label="coin", inputs=["image"])
+        settings = {"start": 1.0, "end": 1.0} if name == "auxiliary" else {}
+        task.fit(shards, strategy=component(Strategy, name, **settings), epochs=4, batch_size=16, learning_rate=1e-2)
+        model, batch = two_losses(encoder)
+        model.backbone.load_state_dict(task.model.backbone.state_dict())
+        hidden = model.hide(batch, 0.0)
+        losses[name] = float(model(batch, hidden, 0.0).metrics["image/loss"][0])
+    assert losses["auxiliary"] < losses["full"]

@@ -148,9 +148,37 @@ def test_blocks_begin_at_every_phase(image, full_contents):
     assert abs(whole - 0.5) < 0.15
 
 
-def test_a_block_larger_than_the_picture_is_refused(image):
+def test_a_grid_has_the_patches_with_the_same_remainders(image, full_contents):
+    units = units_of(context_of(full_contents("image")), image, "grid", size=3)
+    row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    for grid in units[:, 1:].view(-1, 8, 8):
+        same = grid.flatten().unsqueeze(0) == grid.flatten().unsqueeze(1)
+        remainders = 3 * (row.flatten() % 3) + column.flatten() % 3
+        assert torch.equal(same, remainders.unsqueeze(0) == remainders.unsqueeze(1))
+    assert (units[:, 1:] != units[:, :1]).all()
+
+
+def test_three_of_four_grids_hidden_leave_every_fourth_patch(image, full_contents):
+    """MAE's grid-wise sampling; which of the four grids is shown, every picture draws for itself."""
+    masking = Masking(image, MaskingSettings(ratio=0.75, unit=component(Unit, "grid", size=2)))
+    shown = ~masking(context_of(full_contents("image"), rows=80))[:, 1:].view(-1, 8, 8)
+    assert (shown.sum((1, 2)) == 16).all()
+    first = shown[:, :2, :2]
+    assert (first.sum((1, 2)) == 1).all()
+    assert torch.equal(shown, first.repeat(1, 4, 4))
+    assert (first.sum(0) > 80 / 8).all()
+
+
+@pytest.mark.parametrize("unit", ["block", "grid"])
+def test_blocks_and_grids_have_a_meaning_for_images_only(text, unit):
+    with pytest.raises(ConfigError, match=f"unit '{unit}' has a meaning for images only; use token or span"):
+        component(Unit, unit).build(text)
+
+
+@pytest.mark.parametrize("unit", ["block", "grid"])
+def test_a_unit_larger_than_the_picture_is_refused(image, unit):
     with pytest.raises(ConfigError, match="size: expected 1 to 8 patches, got 9"):
-        component(Unit, "block", size=9).build(image)
+        component(Unit, unit, size=9).build(image)
 
 
 # ---- importance and the weighted draw

@@ -112,6 +112,29 @@ def test_curves_cover_losses_rate_norm_throughput_waiting_and_padding(page):
     assert len(titles) == page.tags.count("svg") == 8
 
 
+def test_experts_and_hard_tokens_have_charts_that_say_what_they_show(run):
+    named = ("load_max", "load_min", "dropped", "entropy", "balance", "stream_information", "text/load_max")
+    figures = {f"experts/{name}": number / 10 for number, name in enumerate(named)}
+    figures |= {f"image/{name}": 0.5 for name in ("spearman", "teacher_spearman", "hard_overlap")}
+    figures["image/hard_overlap_by_chance"] = 0.25
+    lines = Lines(run / "metrics.jsonl", 8)
+    lines.write(8, done=9, source="captioned", **figures)
+    lines.sync()
+    page = page_of(run)
+    assert page.values("aria-label")[8:] == [
+        "experts: load, 1 is a fair share",
+        "experts: choices that found no place",
+        "experts: entropy of the gate, 1 if all are as likely",
+        "experts: balance loss, 1 if even",
+        "experts: what they know of the stream, 1 if each is of one",
+        "image: rank correlation with the true losses",
+        "image: hardest tokens that the teacher found",
+        "experts/text/load_max",
+    ]
+    for legend in ("load, 1 is a fair share most least", "true losses predictor teacher", "found teacher by chance"):
+        assert legend in page.plain
+
+
 def test_single_steps_are_told_apart_by_source_and_mixed_windows_are_not(page, run):
     assert "loss: text prose captioned" in page.plain
     recipe = (run / "recipe.yaml").read_text()

@@ -41,7 +41,7 @@ def routed_of(randomised):
 def test_one_expert_is_the_dense_network(routed_of, dropless, training):
     routed = routed_of(experts=1, k=1, dropless=dropless).train(training)
     dense = component(FeedForward, "dense").build(D)
-    dense.mlp.load_state_dict(routed.experts[0].state_dict())
+    dense.mlp.load_state_dict(routed.experts["0"].state_dict())
     x = tokens_of()
     change, routing = routed(x, around_of())
     assert_close(change, dense(x, around_of())[0], rtol=0, atol=1e-7)
@@ -54,7 +54,7 @@ def test_a_change_is_the_mixture_that_the_gate_says(routed_of, k):
     routed = routed_of(experts=5, k=k, modality_bias="none").eval()
     x = tokens_of()
     change, _ = routed(x, around_of())
-    made = torch.stack([expert(x) for expert in routed.experts])  # E B S D
+    made = torch.stack([expert(x) for expert in routed.experts.values()])  # E B S D
     gates = (x @ routed.gate.weight.T).softmax(2)
     best = gates.topk(k, dim=2)
     weights = best.values if k == 1 else best.values / best.values.sum(2, keepdim=True)
@@ -201,7 +201,7 @@ def test_an_expert_that_nobody_chose_has_gradients_of_zero(routed_of):
         valid[0, :2] = True
         change, routing = routed(tokens_of(), around_of(valid))
         (change.sum() + routing.balance).backward()
-        idle = [expert for number, expert in enumerate(routed.experts) if routing.chosen[:, number].sum() == 0]
+        idle = [expert for number, expert in enumerate(routed.experts.values()) if routing.chosen[:, number].sum() == 0]
         assert len(idle) >= 4
         assert all((p.grad == 0).all() for expert in idle for p in expert.parameters())
 
@@ -295,7 +295,7 @@ def test_the_streams_vector_reaches_what_it_is_said_to(routed_of, bias, gate, ex
         return
     gates = routed.gate((x + routed.stream_vector(STREAM)).flatten(0, 1)).softmax(1).view(ROWS, SIZE, 3)
     entering = x + routed.stream_vector(STREAM) * experts
-    wanted = sum(gates[..., n, None] * expert(entering) for n, expert in enumerate(routed.experts))
+    wanted = sum(gates[..., n, None] * expert(entering) for n, expert in enumerate(routed.experts.values()))
     assert_close(change, wanted, rtol=0, atol=1e-5)
     assert gate
 

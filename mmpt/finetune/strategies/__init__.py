@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.model import MaskedModel
 
 
@@ -17,8 +18,8 @@ class Strategy(ABC):
     ranks = True  # whether it works on several
 
     @abstractmethod
-    def prepare(self, model: MaskedModel) -> None:
-        """Freeze and wrap."""
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
+        """Freeze and wrap; the encoder is what the model's backbone is a copy of."""
 
     @abstractmethod
     def scales(self, model: MaskedModel) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A learned query over frozen tokens, and a linear head on what it finds."""
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.strategies import Strategy, freeze_backbone
 from mmpt.model import MaskedModel
 
@@ -12,7 +13,7 @@ class AttentiveProbe(Strategy):
     def __init__(self, *, learning_rate: float = 3e-3) -> None:
         self.learning_rate = learning_rate
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """The backbone stays as it is."""
         freeze_backbone(model)
 

@@ -1,5 +1,6 @@
 """Everything is trained, lower layers more gently (layer-wise learning-rate decay: Clark et al. 2020, ELECTRA)."""
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.strategies import Strategy
 from mmpt.model import MaskedModel
 
@@ -15,7 +16,7 @@ class FullStrategy(Strategy):
     def __init__(self, *, learning_rate: float = 1e-3, layer_decay: float = 0.75) -> None:
         self.learning_rate, self.layer_decay = learning_rate, layer_decay
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """Nothing to freeze."""
 
     def scales(self, model: MaskedModel) -> dict[str, float]:

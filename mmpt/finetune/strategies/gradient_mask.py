@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.strategies.full import FullStrategy
@@ -39,7 +40,7 @@ class GradientMask(Strategy):
         self.learning_rate, self.keep = learning_rate, keep
         self.full = FullStrategy(learning_rate=learning_rate, layer_decay=layer_decay)
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """A hook for every trained tensor of the backbone."""
         self.hooks = [
             p.register_hook(partial(largest, self.keep)) for p in model.backbone.parameters() if p.requires_grad

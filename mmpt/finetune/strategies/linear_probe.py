@@ -1,5 +1,6 @@
 """A linear head on frozen features."""
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.strategies import Strategy, freeze_backbone
 from mmpt.model import MaskedModel
 
@@ -10,7 +11,7 @@ class LinearProbe(Strategy):
     def __init__(self, *, learning_rate: float = 3e-2) -> None:
         self.learning_rate = learning_rate
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """The backbone stays as it is."""
         freeze_backbone(model)
 

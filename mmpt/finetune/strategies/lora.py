@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError
 from mmpt.finetune.strategies import Strategy, freeze_backbone
 from mmpt.model import MaskedModel
@@ -24,7 +25,7 @@ class Lora(Strategy):
             raise ConfigError(f"rank: expected at least 1, got {rank}")
         self.learning_rate, self.rank, self.alpha, self.dropout = learning_rate, rank, alpha, dropout
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """Adapters on frozen layers; raises ConfigError where peft is not installed."""
         try:
             from peft import LoraConfig, inject_adapter_in_model

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError
 from mmpt.finetune.strategies import Strategy, freeze_backbone
 from mmpt.model import MaskedModel
@@ -63,7 +64,7 @@ class MaskTuning(Strategy):
             raise ConfigError(f"off, threshold: expected a share below 1 and above 0, got {off} and {threshold}")
         self.learning_rate, self.off, self.threshold, self.skip = learning_rate, off, threshold, skip
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """Masks on frozen layers."""
         freeze_backbone(model)
         for layer in self._layers(model):

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.strategies import Strategy, freeze_backbone
 from mmpt.model import MaskedModel
 
@@ -12,7 +13,7 @@ class NormOnly(Strategy):
     def __init__(self, *, learning_rate: float = 1e-2) -> None:
         self.learning_rate = learning_rate
 
-    def prepare(self, model: MaskedModel) -> None:
+    def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
         """All but the norms stays as it is."""
         freeze_backbone(model)
         for module in model.backbone.modules():

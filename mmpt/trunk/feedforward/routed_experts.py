@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.functional import linear, one_hot
 
 from mmpt.errors import ConfigError
 from mmpt.trunk import Routing, Surroundings
+from mmpt.trunk.exchange import by_way_of
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.gating import (
     Plan,
@@ -38,7 +40,8 @@ class RoutedExperts(FeedForward):
 
     Queues, capacity and losses are over the tokens of the whole micro-batch of a rank. In training further choices are
     sampled: the best but the first after Gumbel noise. In eval mode there is neither noise nor an end to capacity, so
-    that a sample's latents don't depend on its neighbours.
+    that a sample's latents don't depend on its neighbours. `divide` leaves a rank some of the experts: what a token
+    gets stays the same, since queues are those of its own rank.
 
     Args:
         experts: E. k: experts a token.
@@ -74,7 +77,9 @@ class RoutedExperts(FeedForward):
         self.k, self.streams, self.dropless = k, streams, dropless
         self.capacity_factor, self.min_capacity = capacity_factor, min_capacity
         self.gate = Gate(width, experts, bias=False)
-        self.experts = nn.ModuleList(Mlp(width, int(width * ratio)) for _ in range(experts))
+        self.count = experts
+        self.group: ProcessGroup | None = None
+        self.experts = nn.ModuleDict({str(n): Mlp(width, int(width * ratio)) for n in range(experts)})
         self.stream_vector = nn.Embedding(streams, width) if modality_bias != "none" else None
         self.biased_experts = modality_bias == "gate_and_expert"
 
@@ -82,7 +87,7 @@ class RoutedExperts(FeedForward):
         """Shape in = shape out; padding changes by nothing."""
         tokens, valid, stream = x.flatten(0, 1), around.valid.flatten(), around.stream.flatten()
         biased = tokens if self.stream_vector is None else tokens + self.stream_vector(stream)
-        logits, count = self.gate(biased), len(self.experts)
+        logits, count = self.gate(biased), self.count
         noise = None
         if self.training and self.k > 1:
             noise = gumbel(around.draw, around.valid, around.layer, count).flatten(0, 1).to(logits.dtype)
@@ -104,18 +109,34 @@ class RoutedExperts(FeedForward):
         )
         return change.view_as(x), routing
 
+    def divide(self, group: ProcessGroup) -> list[nn.Parameter]:
+        """Keep this rank's share of the experts alone, under their names; returns their weights.
+
+        From now on all ranks of the group have to call together, in eval mode too.
+        """
+        share = self.count // group.size()
+        first = group.rank() * share
+        kept = range(first, first + share)
+        self.experts = nn.ModuleDict({name: part for name, part in self.experts.items() if int(name) in kept})
+        self.group = group
+        return list(self.experts.parameters())
+
     def _through(
         self, x: Float[Tensor, "tokens D"], plan: Plan, weights: Float[Tensor, "k tokens"]
     ) -> Float[Tensor, "tokens D"]:
         """Tokens to their experts and back; every expert runs, if on nothing, so that it has a gradient."""
         padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-        parts = padded[plan.source].split(plan.sizes)
-        made = [expert(part) for expert, part in zip(self.experts, parts, strict=True)]
-        made = torch.cat([*made, made[0].new_zeros(1, x.shape[1])])
+        entering, experts = padded[plan.source], list(self.experts.values())
+        if self.group is not None:
+            made = by_way_of(self.group, entering, plan.sizes, experts)
+        else:
+            parts = entering.split(plan.sizes)
+            made = torch.cat([expert(part) for expert, part in zip(experts, parts, strict=True)])
+        made = torch.cat([made, made.new_zeros(1, x.shape[1])])
         return (made[plan.slot] * weights.unsqueeze(2)).sum(0).to(made.dtype)
 
     def _entropy(
         self, gates: Float[Tensor, "tokens E"], logits: Float[Tensor, "tokens E"], valid: Tensor
     ) -> Float[Tensor, ""]:
-        each = -(gates * logits.log_softmax(1)).sum(1) / math.log(max(len(self.experts), 2))
+        each = -(gates * logits.log_softmax(1)).sum(1) / math.log(max(self.count, 2))
         return (each * valid).sum()
