@@ -91,6 +91,7 @@ class TrainingSettings:
         max_nonfinite: skipped updates in a row after which the run stops.
         balance_weight: of the balance loss of feed-forwards that route (EVE's), a mean over their layers.
         router_z_weight: of their z-loss, likewise.
+        collapse: what to do when a model's own targets, or its predictions of them, hardly differ from token to token.
     """
 
     steps: int
@@ -104,6 +105,7 @@ class TrainingSettings:
     max_nonfinite: int = 10
     balance_weight: float = 0.001
     router_z_weight: float = 0.0
+    collapse: Literal["warn", "stop", "off"] = "warn"
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite"):
