@@ -1,9 +1,10 @@
 """The method on one page: embed -> hide -> show -> mix -> predict -> score."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmpt.encoders import Encoder, Modality
@@ -39,25 +40,43 @@ class Backbone(nn.Module):
         }
 
     def mix(
-        self, shown: Mapping[str, Shown], sizes: Mapping[str, int], draw: Int[Tensor, " B"]
+        self,
+        shown: Mapping[str, Shown],
+        sizes: Mapping[str, int],
+        draw: Int[Tensor, " B"],
+        layers: Collection[int] = (),
     ) -> tuple[Tokens, TrunkOutput]:
         """Streams side by side through the trunk, once; returns the sequence with latents as its content.
 
-        `sizes` has the N that each stream's tokens were shown of.
+        `sizes` has the N that each stream's tokens were shown of; of the blocks in `layers` inner states come along.
         """
         settled = {name: self.encoder(name).settle(part, sizes[name]) for name, part in shown.items()}
         tokens = concatenate([part.tokens for part in settled.values()])
         columns = tuple((self.numbers[name], part.places.shape[1]) for name, part in settled.items())
-        output = self.trunk(tokens, draw, columns)
+        output = self.trunk(tokens, draw, columns, layers)
         return tokens._replace(x=output.latents), output
 
     def forward(self, batch: Batch) -> dict[str, Tokens]:
         """Latents of every stream with nothing hidden: what downstream work uses."""
-        embedded = self.embed(batch)
-        sizes = {name: tokens.x.shape[1] for name, tokens in embedded.items()}
-        latents, _ = self.mix({name: replace(tokens, tokens.x) for name, tokens in embedded.items()}, sizes, batch.draw)
-        split = zip(embedded.items(), latents.x.split(list(sizes.values()), dim=1), strict=True)
+        embedded, output = self._whole(batch)
+        split = zip(embedded.items(), output.latents.split(_sizes(embedded), dim=1), strict=True)
         return {name: tokens._replace(x=x) for (name, tokens), x in split}
+
+    def changes(self, batch: Batch, layers: Sequence[int]) -> dict[str, Float[Tensor, "L B N D"]]:
+        """What the feed-forwards of these blocks, counted from 1, add to every token with nothing hidden."""
+        embedded, output = self._whole(batch, layers)
+        changes = torch.stack([output.inner[layer].change for layer in layers])
+        return dict(zip(embedded, changes.split(_sizes(embedded), dim=2), strict=True))
+
+    def _whole(self, batch: Batch, layers: Collection[int] = ()) -> tuple[dict[str, Tokens], TrunkOutput]:
+        embedded = self.embed(batch)
+        shown = {name: replace(tokens, tokens.x) for name, tokens in embedded.items()}
+        sizes = dict(zip(embedded, _sizes(embedded), strict=True))
+        return embedded, self.mix(shown, sizes, batch.draw, layers)[1]
+
+
+def _sizes(embedded: Mapping[str, Tokens]) -> list[int]:
+    return [tokens.x.shape[1] for tokens in embedded.values()]
 
 
 class MaskedModel(nn.Module):

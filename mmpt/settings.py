@@ -93,6 +93,7 @@ class TrainingSettings:
         router_z_weight: of their z-loss, likewise.
         ep_size: ranks that divide the experts of such feed-forwards among themselves; a divisor of the number of ranks
             and of experts. A run may go on with another one.
+        collapse: what to do when a model's own targets, or its predictions of them, hardly differ from token to token.
     """
 
     steps: int
@@ -107,6 +108,7 @@ class TrainingSettings:
     balance_weight: float = 0.001
     router_z_weight: float = 0.0
     ep_size: int = 1
+    collapse: Literal["warn", "stop", "off"] = "warn"
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite", "ep_size"):

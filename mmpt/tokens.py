@@ -2,7 +2,7 @@
 
 The axes, for the whole package: B samples (rows), N tokens of a stream, S tokens of all streams, K shown tokens, Q
 scored tokens of a row, M scored tokens of the batch (flat), D width, W another width, H heads, E experts, V vocabulary
-or codebook, P numbers of a patch, T time samples, C channels or leads.
+or codebook, P numbers of a patch, L layers, T time samples, C channels or leads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +108,7 @@ class StreamContext(NamedTuple):
     units: Int[Tensor, "B N"] | None = None  # what is hidden together, once that is drawn
     budget: Int[Tensor, " B"] | None = None  # tokens to hide, once that is known
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
+    taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

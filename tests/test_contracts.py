@@ -25,7 +25,7 @@ from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.predictors import Latents, Predictor
-from mmpt.objectives.targets import Target
+from mmpt.objectives.targets import Target, build_target
 from mmpt.randomness import uniform_rows
 from mmpt.tokens import Content, Siblings, StreamContext, score
 from mmpt.trunk import Surroundings
@@ -38,7 +38,7 @@ CONTRACTS = {
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name
-EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2}
+EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2, "layers": 2}
 WIDTH = 16
 # stems whose shown tokens know a little of hidden ones, as in the originals: shared samples, a normalisation over time
 OVERLAPPING = ("speech", "ecg_stem")
@@ -68,7 +68,7 @@ def chosen(text, tmp_path_factory):
 def built(part, *wired):
     """The part, or None where it refuses the modality with a sentence."""
     try:
-        return part.build(*wired)
+        return build_target(part, *wired, WIDTH) if issubclass(part.target, Target) else part.build(*wired)
     except ConfigError as error:
         sentence = str(error)
     assert part.name in sentence
@@ -83,8 +83,10 @@ def contents_of(content, rows):
 
 def context_of(content, seed=0, progress=0.5, substitute=None):
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
-    expected = uniform_rows(draw, content.valid.shape[1], "expected")
-    return StreamContext(content, draw, progress, substitute=substitute, predicted_loss=expected)
+    size = content.valid.shape[1]
+    expected = uniform_rows(draw, size, "expected")
+    taught = uniform_rows(draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
+    return StreamContext(content, draw, progress, substitute=substitute, predicted_loss=expected, taught=taught)
 
 
 @pytest.fixture

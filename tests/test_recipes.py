@@ -49,7 +49,15 @@ def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    names = ["ecg_mae", "ecg_report_joint", "eve_image_text", "eve_image_text_dense", "five", "hpm_image"]
+    names = [
+        "data2vec_image",
+        "ecg_mae",
+        "ecg_report_joint",
+        "eve_image_text",
+        "eve_image_text_dense",
+        "five",
+        "hpm_image",
+    ]
     names += ["hubert_speech", "image_mae", "image_text_joint", "labs_mltm", "labs_note_joint", "speech_masked"]
     names += ["speech_text_joint", "text_mlm"]
     assert [line.split()[0] for line in lines] == names

@@ -20,8 +20,11 @@ from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction, LossPredictionSettings
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.predictors import Latents, Predictor
-from mmpt.objectives.targets import Target
-from mmpt.objectives.teacher import LossPredictors, Teacher, TeacherSettings
+from mmpt.objectives.refusals import check_shared, check_stream
+from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
+from mmpt.objectives.spread import spread
+from mmpt.objectives.targets import Target, build_target
+from mmpt.objectives.teacher import Followed, Teacher, TeacherSettings
 from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, gather, score
 
 
@@ -64,35 +67,12 @@ class StreamObjective(nn.Module):
         encoder, width = backbone.encoder(name), backbone.trunk.width
         self.masking = Masking(modality, settings.masking)
         self.corruption = settings.corruption.build(width)
-        self.target = settings.target.build(modality)
+        self.target = build_target(settings.target, modality, width)
         self.predictor = settings.predictor.build(encoder, width, self.target.size)
         self.loss_prediction = None
         if settings.loss_predictor is not None:
             self.loss_prediction = LossPrediction(self.predictor, encoder, width, settings.loss_predictor)
-        for predictor in (
-            settings.predictor,
-            *([settings.loss_predictor.predictor] if settings.loss_predictor else []),
-        ):
-            if self.corruption.drops and not predictor.target.mixes_tokens:
-                raise ConfigError(
-                    f"objective.streams.{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor "
-                    f"'{predictor.name}' can't place them either; use corruption=replace, or predictor=decoder"
-                )
-        if self.masking.importance.guided and self.loss_prediction is None:
-            raise ConfigError(
-                f"objective.streams.{name}.masking.importance: '{settings.masking.importance.name}' asks a teacher, "
-                "and the stream has no loss_predictor that it could be a copy of; add one, or use importance=uniform"
-            )
-        if self.corruption.drops and self.shown_weight:
-            raise ConfigError(
-                f"objective.streams.{name}.shown_weight: with corruption 'drop' shown tokens are all that the trunk "
-                "gets, and a loss on them asks for a copy; use corruption=replace, or shown_weight=0"
-            )
-        if self.feature_penalty and not encoder.has_penalty:
-            raise ConfigError(
-                f"objective.streams.{name}.feature_penalty: this encoder has no convolutions whose output could be "
-                "penalised; stream type 'speech' has, so leave it out here"
-            )
+        check_stream(self, encoder, backbone.trunk.depth, settings)
 
     def hide(self, context: StreamContext) -> Hidden:
         """The mask, and this micro-batch's part of the denominator."""
@@ -116,10 +96,15 @@ class StreamObjective(nn.Module):
 
     def each(
         self, latents: Latents, content: Content, target: Shaped[Tensor, "B N ..."], scored: Scored
-    ) -> Float[Tensor, " M"]:
-        """The loss of each scored token."""
+    ) -> tuple[Float[Tensor, " M"], Figures]:
+        """The loss of each scored token, and figures for the log."""
         prediction = self.predictor(latents, content, scored)
-        return self.target.loss(prediction, flatten(gather(target, scored.places), scored))
+        true = flatten(gather(target, scored.places), scored)
+        loss = self.target.loss(prediction, true)
+        figures = {"loss": (loss.detach().sum(), scored.valid.sum().float())}
+        if self.target.latent:
+            figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
+        return loss, figures
 
     def summed(self, each: Float[Tensor, " M"], scored: Scored) -> Loss:
         """The sum that the denominator divides."""
@@ -133,11 +118,11 @@ class StreamObjective(nn.Module):
     def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
         """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
         scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
-        each = self.each(latents, context.content, target, scored)
-        loss, figures = self.summed(each, scored), {"loss": (each.detach().sum(), scored.valid.sum().float())}
+        each, figures = self.each(latents, context.content, target, scored)
+        loss = self.summed(each, scored)
         if self.shown_weight:
             shown = self.shown(hidden, context.content)
-            more = self.each(latents, context.content, target, shown)
+            more, _ = self.each(latents, context.content, target, shown)
             loss = _sum_of(loss, self.summed(more, shown), self.shown_weight)
         if self.loss_prediction is not None:
             more, of_it = self.loss_prediction(latents, context.content, scored, each, hidden.guide)
@@ -151,7 +136,8 @@ class MaskedPrediction(Objective):
 
     Args:
         streams: the parts of every stream of the recipe.
-        teacher: how the copy follows that importance `predicted_loss` asks.
+        teacher: how the copy follows that importance `predicted_loss` and target `teacher_latents` ask.
+        masks_per_sample: masks that a sample is trained with in one step; the teacher looks at it once.
     """
 
     def __init__(
@@ -161,29 +147,38 @@ class MaskedPrediction(Objective):
         *,
         streams: dict[str, StreamSettings],
         teacher: TeacherSettings | None = None,
+        masks_per_sample: int = 1,
     ) -> None:
         super().__init__()
+        if masks_per_sample < 1:
+            raise ConfigError(f"objective.masks_per_sample: expected at least 1, got {masks_per_sample}")
+        self.masks = masks_per_sample
         for name in modalities:
             if name not in streams:
                 raise ConfigError(f"objective.streams: stream '{name}' of the recipe has no entry; add one")
         for name in streams:
             if name not in modalities:
                 raise ConfigError(f"objective.streams.{name}: no such stream; the recipe has {', '.join(modalities)}")
-        _check_shared(streams)
+        check_shared(streams)
         self.modalities = dict(modalities)
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
         self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
-        if teacher is not None and not self.guided:
-            raise ConfigError("objective.teacher: no stream asks one; use importance 'predicted_loss', or leave it out")
-        self.teacher = Teacher(self._followed(backbone), teacher or TeacherSettings()) if self.guided else None
+        self.taught_layers = max(self.part(name).target.layers for name in modalities)
+        asked = bool(self.guided or self.taught_layers)
+        if teacher is not None and not asked:
+            raise ConfigError(
+                "objective.teacher: no stream asks one; use importance 'predicted_loss' or target 'teacher_latents', "
+                "or leave it out"
+            )
+        self.teacher = Teacher(self._followed(backbone), teacher or TeacherSettings()) if asked else None
 
-    def _followed(self, backbone: Backbone) -> LossPredictors:
+    def _followed(self, backbone: Backbone) -> Followed:
         """What the teacher is a copy of; no part of this module, or its weights would be there twice."""
         predictions = {name: self.part(name).loss_prediction for name in self.guided}
         predictors = {name: own.predictor for name, own in predictions.items() if own is not None}
-        return LossPredictors(backbone, self._corruptions(), predictors)
+        return Followed(backbone, self._corruptions(), predictors)
 
     def part(self, name: str) -> StreamObjective:
         """One stream's parts."""
@@ -196,10 +191,10 @@ class MaskedPrediction(Objective):
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
         """Every stream that the batch has."""
-        contexts = contexts_of(batch, progress)
+        contexts = contexts_of(repeated(batch, self.masks), progress)
         if self.teacher is not None:
             for name, predicted in self.teacher.look(batch, progress).items():
-                contexts[name] = contexts[name]._replace(predicted_loss=predicted)
+                contexts[name] = contexts[name]._replace(predicted_loss=repeated_rows(predicted, self.masks))
         return {name: self.part(name).hide(context) for name, context in contexts.items()}
 
     def after_update(self, backbone: Backbone, progress: float) -> None:
@@ -209,18 +204,31 @@ class MaskedPrediction(Objective):
 
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
-        latents, output, penalties = self._latents(backbone, batch, hidden, progress)
+        contexts, samples = self._contexts(batch, progress), len(batch.uid)
+        latents, output, penalties = self._latents(backbone, repeated(batch, self.masks), hidden, progress)
         losses, metrics = {}, output.metrics(list(backbone.numbers))
         for name, latent in latents.items():
-            part, context = self.part(name), context_of(batch, name, progress)
+            part, context = self.part(name), contexts[name]
             loss, figures = part(latent, context, hidden[name])
             if part.feature_penalty:
                 penalty = part.feature_penalty * cast("Tensor", penalties[name])
                 loss = loss._replace(total=loss.total + penalty * hidden[name].denominator)
                 figures["penalty"] = penalty.detach(), torch.ones_like(penalty)
-            losses[name] = loss
+            losses[name] = of_samples(loss, samples)
             metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
         return Step(losses, output.balance, output.router_z, metrics)
+
+    def _contexts(self, batch: Batch, progress: float) -> dict[str, StreamContext]:
+        """With what the teacher says of the streams whose target asks it."""
+        every = repeated(batch, self.masks)
+        contexts = {name: context_of(every, name, progress) for name in batch.streams}
+        asking = {name: self.part(name).target.layers for name in batch.streams if self.part(name).target.layers}
+        if self.teacher is not None and asking:
+            taught = self.teacher.taught(batch, max(asking.values()))
+            for name, layers in asking.items():
+                own = repeated_rows(taught[name][-layers:], self.masks, dim=1)
+                contexts[name] = contexts[name]._replace(taught=own)
+        return contexts
 
     def _latents(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Seen:
         return latents_of(backbone, self._corruptions(), batch, hidden, progress)
@@ -251,7 +259,8 @@ class MaskedPrediction(Objective):
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
-        """For each stream of the batch."""
+        """For each stream of the batch, behind the first mask of each sample."""
+        hidden = {name: first_mask(of_stream, len(batch.uid)) for name, of_stream in hidden.items()}
         latents, *_ = self._latents(backbone, batch, hidden, progress=1.0)
         result = {}
         for name, latent in latents.items():
@@ -266,16 +275,3 @@ class MaskedPrediction(Objective):
 
 def _sum_of(loss: Loss, more: Loss, weight: float) -> Loss:
     return Loss(loss.total + weight * more.total, loss.rows + weight * more.rows)
-
-
-def _check_shared(streams: Mapping[str, StreamSettings]) -> None:
-    """A budget that all streams share must be the same for all of them."""
-    ratios = {name: settings.masking.ratio for name, settings in streams.items()}
-    for name, ratio in ratios.items():
-        if isinstance(ratio, Component) and ratio.target.shared:
-            other = next((other for other, theirs in ratios.items() if theirs != ratio), None)
-            if other is not None:
-                raise ConfigError(
-                    f"objective.streams.{other}.masking.ratio: '{ratio.name}' of stream '{name}' shares one budget "
-                    f"over all streams; give '{other}' the same ratio with the same settings"
-                )

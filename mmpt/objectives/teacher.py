@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -19,29 +19,33 @@ from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.randomness import uniform_rows
 from mmpt.tokens import Batch, Content, Scored, StreamContext, concatenate, replace
 
+ENCODERS = "backbone.encoders."  # where a copy has them
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """How slowly a teacher follows (hard patch mining, Wang et al. 2023, appendix).
+    """How slowly a teacher follows (hard patch mining, Wang et al. 2023, appendix; data2vec, Baevski et al. 2022).
 
     Args:
-        start: the momentum at progress 0, the share of itself that the teacher keeps in an update.
+        start: the momentum at progress 0, the share of itself that the teacher keeps in an update; 1 stands still.
         end: the momentum it rises to, along a line.
         rise: the progress at which it gets there; constant from then on.
         views: 1 looks at complete samples, as in the paper, though its predictor learns at hidden tokens alone. More
             look at as many complementary masks (not in the paper): each shows one of `views` random parts of the
             guided streams and hides the rest, and a token's number is the mean of those it has where it is hidden.
+        encoders: `average` them with the trunk, or let the teacher use the `same` as the student, as data2vec does.
     """
 
     start: float = 0.999
     end: float = 0.9999
     rise: float = 0.5
     views: int = 1
+    encoders: Literal["average", "same"] = "average"
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a momentum from 0 to below 1, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a momentum from 0 to 1, got {getattr(self, name)}")
         if not 0 < self.rise <= 1:
             raise ValueError(f"rise: expected a share of the run above 0 and up to 1, got {self.rise}")
         if self.views < 1:
@@ -52,8 +56,8 @@ class TeacherSettings:
         return self.start + (self.end - self.start) * min(progress / self.rise, 1.0)
 
 
-class LossPredictors(nn.Module):
-    """A backbone and the loss predictors on it: what a teacher of hard patch mining is a copy of."""
+class Followed(nn.Module):
+    """What a teacher is a copy of: a backbone and, for hard patch mining, the loss predictors on it."""
 
     def __init__(
         self, backbone: Backbone, corruptions: Mapping[str, Corruption], predictors: Mapping[str, Predictor]
@@ -131,6 +135,13 @@ class Teacher(nn.Module):
         """The loss it expects of every token, by stream."""
         return self.average(batch, progress, self.settings.views)
 
+    @torch.no_grad()
+    def taught(self, batch: Batch, layers: int) -> dict[str, Float[Tensor, "L B N D"]]:
+        """What its last blocks' feed-forwards add to every token of the complete rows, by stream."""
+        backbone = cast("Followed", self.average).backbone
+        depth = backbone.trunk.depth
+        return backbone.changes(batch, range(depth - layers + 1, depth + 1))
+
     def train(self, mode: bool = True) -> "Teacher":
         """Never: a teacher looks at samples as downstream work does."""
         return super().train(False)
@@ -138,7 +149,12 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module, progress: float) -> None:
         """Once for every update of the student; buffers are taken as they are."""
-        mine, theirs = tuple(self.average.parameters()), tuple(student.parameters())
-        get_ema_multi_avg_fn(self.settings.momentum(progress))(mine, theirs, 1)
+        mine, theirs = dict(self.average.named_parameters()), dict(student.named_parameters())
+        momentum = {name: self.settings.momentum(progress) for name in mine}
+        if self.settings.encoders == "same":
+            momentum |= {name: 0.0 for name in mine if name.startswith(ENCODERS)}
+        for share in sorted(set(momentum.values())):
+            names = [name for name in mine if momentum[name] == share]
+            get_ema_multi_avg_fn(share)([mine[name] for name in names], [theirs[name] for name in names], 1)
         for own, other in zip(self.average.buffers(), student.buffers(), strict=True):
             own.copy_(other)

@@ -120,8 +120,8 @@ def check_model(settings: Mapping[str, Any], model: nn.Module) -> None:
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     if stage == 3 and any(isinstance(part, Teacher) for part in model.modules()):
         raise ConfigError(
-            "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher that importance "
-            "'predicted_loss' asks can't follow parts of them; use stage 0, 1 or 2"
+            "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher of this objective "
+            "can't follow parts of them; use stage 0, 1 or 2"
         )
 
 

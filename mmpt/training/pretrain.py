@@ -14,6 +14,7 @@ from mmpt.errors import CheckpointError, Interrupted
 from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
+from mmpt.training.collapse import CollapseWatch
 from mmpt.training.engine import Engine, Outcome, World
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
@@ -89,6 +90,7 @@ class Loop:
         self.step, self.updates = int(state["step"]), int(state["updates"])
         self.bad = BadSamples(recipe.data, **state["bad_samples"])
         self.nonfinite = NonFinite(self.settings.max_nonfinite, **state["nonfinite"])
+        self.collapse = CollapseWatch(self.settings.collapse, state.get("collapse"))
         self.last_skip = ""
         self.ledger = Lines(run / _ledger_name(world.rank), self.step)
         if world.rank == 0:
@@ -176,6 +178,8 @@ class Loop:
                 self.ledger.write(self.step, event="skipped update", objective=objective, uids=uids, samples=names)
             who = "; ".join(f"{objective}: uids {uids}" for objective, uids in outcome.culprits) or "a gradient"
             self.display.say(f"step {self.step}: not finite ({who}); this update is skipped")
+        elif sentence := self.collapse.look(outcome.metrics, self.step / self.settings.steps):
+            self.display.say(f"step {self.step}: {sentence}")
         self.nonfinite.count(self.step, outcome.finite)
 
     def _names(self, uid: int) -> list[str]:
@@ -205,6 +209,7 @@ class Loop:
             "updates": self.updates,
             "bad_samples": {"seen": self.bad.seen, "bad": self.bad.bad, "in_a_row": self.bad.in_a_row},
             "nonfinite": {"in_a_row": self.nonfinite.in_a_row, "total": self.nonfinite.total},
+            "collapse": self.collapse.in_a_row,
         }
         folder = self.run / "checkpoints"
 

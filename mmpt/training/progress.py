@@ -41,6 +41,7 @@ def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
 
 
 RANKINGS = ("/spearman", "/hard_overlap", "/hard_overlap_by_chance")  # how well hard tokens are told from easy ones
+SPREADS = ("/target_std", "/prediction_std")  # near 0: collapsed
 EXPERTS = ("experts/dropped", "experts/load_max")
 
 
@@ -124,7 +125,7 @@ class Display:
         if uneven := self.watch.look(values):
             self.say(f"step {step}: {uneven}")
         losses = "  ".join(f"{n.removesuffix('/loss')} {v:.3f}" for n, v in values.items() if n.endswith("/loss"))
-        ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS) or n in EXPERTS)
+        ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS + SPREADS) or n in EXPERTS)
         figures = (
             f"loss {losses}  {ranks}lr {values['learning_rate']:.2e}  {values['samples_per_second']:.0f} samples/s  "
             f"{values['tokens_per_second']:.0f} tokens/s  data-wait {values['data_wait_share']:.0%}  "

@@ -1,6 +1,7 @@
 """The trunk that all modalities share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,19 @@ class Routing(NamedTuple):
     tokens: Float[Tensor, ""]
 
 
+class Inner(NamedTuple):
+    """What a block gives, before any final norm."""
+
+    x: Float[Tensor, "B S D"]
+    change: Float[Tensor, "B S D"]  # its feed-forward's part of it
+
+
 class TrunkOutput(NamedTuple):
-    """Latents of every token, and what the layers that route said, by layer."""
+    """Latents of every token, what the layers that route said, and the inner states that were asked for, by layer."""
 
     latents: Float[Tensor, "B S D"]
     routings: dict[int, Routing]
+    inner: dict[int, Inner]
 
     @property
     def balance(self) -> Float[Tensor, ""]:
@@ -83,11 +92,17 @@ class TrunkOutput(NamedTuple):
 class Trunk(nn.Module, ABC):
     """Tokens of all streams in one sequence -> latents of the same shape.
 
-    `streams` is the number of modality ids; `width` is D.
+    `streams` is the number of modality ids; `width` is D, `depth` the number of blocks.
     """
 
     width: int
+    depth: int
 
     @abstractmethod
-    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = ()) -> TrunkOutput:
-        """`draw` is the key of each row's random numbers; `columns` says which columns are of which stream."""
+    def forward(
+        self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = (), layers: Collection[int] = ()
+    ) -> TrunkOutput:
+        """`draw` is the key of each row's random numbers; `columns` says which columns are of which stream.
+
+        Inner states come along of the blocks in `layers`, counted from 1.
+        """

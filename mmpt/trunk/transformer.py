@@ -1,5 +1,8 @@
 """The pre-norm transformer (Dosovitskiy et al. 2020, section 3.1) over streams side by side."""
 
+from collections.abc import Callable, Collection
+from typing import Any, cast
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -9,7 +12,7 @@ from mmpt.config import Component, component
 from mmpt.errors import ConfigError
 from mmpt.randomness import fold, uniform
 from mmpt.tokens import Tokens, gather
-from mmpt.trunk import Columns, Routing, Surroundings, Trunk, TrunkOutput
+from mmpt.trunk import Columns, Inner, Routing, Surroundings, Trunk, TrunkOutput
 from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import rotary_turns
@@ -36,13 +39,20 @@ class Block(nn.Module):
 
         With `wanted` only those tokens come out: what a last block computes where not every token is looked at.
         """
+        x, change, routing = self.apart(x, around, wanted)
+        return x + change, routing
+
+    def apart(
+        self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
+    ) -> tuple[Tensor, Tensor, Routing | None]:
+        """The same with the feed-forward's change not yet added to x."""
         change = self.attention(self.norm1(x), around.allowed, around.turns, wanted)
         if wanted is not None:
             x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
             around = around._replace(valid=valid, stream=stream, columns=())
         x = x + self._kept(change, around.draw, "attention")
         change, routing = self.feedforward(self.norm2(x), around._replace(layer=self.layer))
-        return x + self._kept(change, around.draw, "feedforward"), routing
+        return x, self._kept(change, around.draw, "feedforward"), routing
 
     def _kept(self, change: Float[Tensor, "B S D"], draw: Int[Tensor, " B"], branch: str) -> Float[Tensor, "B S D"]:
         """Stochastic depth (Huang et al. 2016), drawn per row so that no layout of the batch changes it."""
@@ -91,7 +101,7 @@ class Transformer(Trunk):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.depth = width, depth
         self.head_width = width // heads
         self.rotary_base = rotary_base
         self.checkpointing = checkpointing
@@ -114,19 +124,28 @@ class Transformer(Trunk):
             for block in self.blocks:
                 block.compile(dynamic=True)
 
-    def forward(self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = ()) -> TrunkOutput:
+    def forward(
+        self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = (), layers: Collection[int] = ()
+    ) -> TrunkOutput:
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
         around = self.surroundings(tokens, draw)._replace(columns=columns)
         x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
-        routings = {}
+        routings, inner = {}, {}
         for layer, block in enumerate(self.blocks, start=1):
-            if self.checkpointing and self.training:
-                x, routing = checkpoint(block, x, around, use_reentrant=False, preserve_rng_state=False)
+            if layer in layers:
+                x, change, routing = self._run(cast("Block", block).apart, x, around)
+                x = x + change
+                inner[layer] = Inner(x, change)
             else:
-                x, routing = block(x, around)
+                x, routing = self._run(block, x, around)
             if routing is not None:
                 routings[layer] = routing
-        return TrunkOutput(self.norm(x), routings)
+        return TrunkOutput(self.norm(x), routings, inner)
+
+    def _run(self, block: Callable[..., Any], x: Float[Tensor, "B S D"], around: Surroundings) -> Any:
+        if self.checkpointing and self.training:
+            return checkpoint(block, x, around, use_reentrant=False, preserve_rng_state=False)
+        return block(x, around)
 
     def surroundings(self, tokens: Tokens, draw: Int[Tensor, " B"]) -> Surroundings:
         """Which token may look at which, and the rotary turns where a stream asks for them."""

@@ -82,7 +82,7 @@ def test_the_momentum_rises_along_a_line_and_stays():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"), [({"start": 1.0}, "start: expected a momentum"), ({"rise": 0.0}, "rise: expected a share")]
+    ("wrong", "sentence"), [({"start": 1.1}, "start: expected a momentum"), ({"rise": 0.0}, "rise: expected a share")]
 )
 def test_momenta_that_make_no_sense_are_refused(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):

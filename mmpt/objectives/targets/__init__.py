@@ -5,16 +5,22 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from mmpt.config import Component
+from mmpt.encoders import Modality
 from mmpt.tokens import StreamContext
 
 
 class Target(nn.Module, ABC):
-    """Owns its values and its distance. Built with the stream's modality.
+    """Owns its values and its distance. Built with the stream's modality and, where it is `latent`, with the width D.
 
     `size` is how many numbers a prediction has: V classes, or P numbers.
+    `latent` says that its values are of the model's own making, so that both they and the predictions can collapse.
+    `layers` is of how many of the trunk's last blocks it asks what a teacher makes of the complete row.
     """
 
     size: int
+    latent = False
+    layers = 0
 
     @abstractmethod
     def forward(self, context: StreamContext) -> Shaped[Tensor, "B N ..."]:
@@ -23,3 +29,8 @@ class Target(nn.Module, ABC):
     @abstractmethod
     def loss(self, prediction: Float[Tensor, "M P"], target: Shaped[Tensor, "M ..."]) -> Float[Tensor, " M"]:
         """One float32 number a scored token; lowest where the prediction is perfect."""
+
+
+def build_target(part: Component[Target], modality: Modality, width: int) -> Target:
+    """With what it is built with."""
+    return part.build(modality, width) if part.target.latent else part.build(modality)

@@ -1,0 +1,58 @@
+"""A model that makes its own targets may make them all alike: watched from the figures of every step."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal
+
+from mmpt.errors import MmptError
+
+LEAST = {"/target_std": 0.1, "/prediction_std": 0.01}  # data2vec's (Baevski et al. 2022, section 4.1)
+EARLY = 0.1  # of the run, in which predictions are still near their mean
+PATIENCE = 20  # steps in a row
+
+Action = Literal["warn", "stop", "off"]
+
+
+class CollapseWarning(UserWarning):
+    """Targets or predictions hardly differ from token to token."""
+
+
+class CollapseError(MmptError):
+    """The same, where the run was told to stop."""
+
+
+class CollapseWatch:
+    """Counts the steps in a row in which a figure lies below its limit; the same on all ranks.
+
+    Args:
+        action: `warn` once, `stop` the run, or `off`.
+        in_a_row: by figure, as a checkpoint has it.
+    """
+
+    def __init__(self, action: Action, in_a_row: Mapping[str, int] | None = None) -> None:
+        self.action: Action = action
+        self.in_a_row, self._spoke = dict(in_a_row or {}), False
+
+    def look(self, metrics: Mapping[str, tuple[float, float]], progress: float) -> str:
+        """The sentence to show, or nothing; a CollapseWarning goes along with it. Raises CollapseError to stop."""
+        if self.action == "off" or progress < EARLY:
+            return ""
+        for name, (total, count) in metrics.items():
+            least = next((least for figure, least in LEAST.items() if name.endswith(figure)), None)
+            if least is None or not count:
+                continue
+            self.in_a_row[name] = self.in_a_row.get(name, 0) + 1 if total / count < least else 0
+            if self.in_a_row[name] >= PATIENCE and not self._spoke:
+                return self._speak(name, total / count, least)
+        return ""
+
+    def _speak(self, name: str, value: float, least: float) -> str:
+        self._spoke = True
+        sentence = (
+            f"{name} is {value:.3g}, below {least:g} for {PATIENCE} steps in a row: the model's targets collapse; "
+            "lower training.optimizer.learning_rate, raise objective.teacher.start, or predict more than one layer"
+        )
+        if self.action == "stop":
+            raise CollapseError(f"{sentence}; training.collapse=warn goes on all the same")
+        warnings.warn(sentence, CollapseWarning, stacklevel=2)
+        return sentence
