@@ -19,12 +19,12 @@ def stop_at_step_four(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_an_interrupted_run_goes_on_exactly_under_every_zero_stage_and_with_other_ranks(run, tmp_path, stage):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_interrupted_run_goes_on_exactly_under_zero_2_and_3_and_with_other_ranks(run, tmp_path, stage):
     settings = ("training.steps=40", f"deepspeed.zero_optimization.stage={stage}")
     straight = mmpt("pretrain", run[1], "--out", tmp_path / "straight", *settings)
     assert straight.returncode == 0, straight.stderr
-    changes = [(1, 1)] if stage == 1 else [(1, 1), (1, 2)] if stage == 2 else [(2, 1)]
+    changes = [(1, 1), (1, 2)] if stage == 2 else [(2, 1)]
     for first, then in changes:
         folder = tmp_path / f"{first} to {then}"
         stop_at_step_four(start("pretrain", run[1], "--out", folder, *settings, ranks=first))

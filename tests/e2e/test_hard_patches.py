@@ -95,7 +95,7 @@ def test_the_teacher_follows_once_an_update_however_many_micro_batches_there_are
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "ranks", "precision"), [(1, 1, "fp32"), (2, 2, "fp32"), (2, 1, "bf16")])
+@pytest.mark.parametrize(("stage", "ranks", "precision"), [(2, 2, "fp32"), (2, 1, "bf16")])
 def test_every_stage_without_divided_weights_has_the_same_teacher(recipe, straight, tmp_path, stage, ranks, precision):
     settings = [f"deepspeed.zero_optimization.stage={stage}", f"training.precision={precision}"]
     done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings, ranks=ranks)
@@ -120,21 +120,18 @@ def test_an_update_that_is_skipped_moves_no_teacher(recipe, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2])
-def test_kills_change_not_a_byte_of_student_moments_and_teacher(recipe, straight, tmp_path, stage):
-    settings = (f"deepspeed.zero_optimization.stage={stage}",)
-    wanted, run, moments = straight, tmp_path / "killed", random.Random(stage)
-    if stage:
-        wanted = tmp_path / "straight"
-        assert mmpt("pretrain", recipe, "--out", wanted, *settings).returncode == 0
+def test_kills_change_not_a_byte_of_student_moments_and_teacher(recipe, tmp_path):
+    wanted, run, moments = tmp_path / "straight", tmp_path / "killed", random.Random(2)
+    stage = "deepspeed.zero_optimization.stage=2"
+    assert mmpt("pretrain", recipe, "--out", wanted, stage).returncode == 0
     for _ in range(2):
-        process = start("pretrain", recipe, "--out", run, *(settings if stage else ()))
+        process = start("pretrain", recipe, "--out", run, stage)
         assert process.stdout is not None
         assert "step" in process.stdout.readline()
         time.sleep(moments.uniform(0.05, 0.3))
         assert process.poll() is None, "the run was over before the kill: make it longer"
         kill_group(process)
-    done = mmpt("pretrain", recipe, "--out", run, *(settings if stage else ()))
+    done = mmpt("pretrain", recipe, "--out", run, stage)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stdout
     for name in ("model.safetensors", "optimizer.safetensors"):

@@ -7,7 +7,7 @@ import time
 import pytest
 from running import kill_group, mmpt, start, write_recipe
 
-KILLS, STEPS = 10, 60
+KILLS, STEPS = 6, 40
 
 
 def digest(run):
@@ -19,7 +19,7 @@ def digest(run):
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_not_a_byte(tmp_path, shards):
+def test_six_kills_at_random_moments_change_not_a_byte(tmp_path, shards):
     recipe = write_recipe(tmp_path, shards)
     settings = (f"training.steps={STEPS}", "training.save_every=1", "training.keep_last=2", "data.workers=1")
     straight = mmpt("pretrain", recipe, "--out", tmp_path / "straight", *settings)

@@ -105,7 +105,7 @@ def figures(run):
 
 @pytest.mark.slow
 def test_zero_stages_learn_the_same_and_the_log_has_the_experts(recipe, tmp_path):
-    for stage in (0, 1, 2):
+    for stage in (0, 2):
         run = tmp_path / f"zero{stage}"
         done = mmpt("pretrain", recipe, "--out", run, *SETTINGS, f"deepspeed.zero_optimization.stage={stage}")
         assert done.returncode == 0, done.stdout + done.stderr
