@@ -17,7 +17,6 @@ from mmpt.config import Component, component, dump_yaml, find_parts, parse_setti
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.tokenizer import read_tokenizer, token_ids
 from mmpt.encoders import Modality
-from mmpt.encoders.labs import Labs
 from mmpt.errors import ConfigError
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
@@ -26,6 +25,7 @@ from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.targets import Target, build_target
+from mmpt.objectives.targets.cells import CellsTarget
 from mmpt.randomness import uniform_rows
 from mmpt.tokens import Content, Siblings, StreamContext, score
 from mmpt.trunk import Surroundings
@@ -415,13 +415,13 @@ def test_a_prediction_depends_on_the_rest_of_its_row_and_on_no_other_row(step_of
     assert (before[rows == 0] - after[rows == 0]).abs().max() > 1e-4
 
 
-def perfect_prediction(modality, values, size):
+def perfect_prediction(target, modality, values):
     """Numbers as they are; for a class, all its weight on that class."""
-    if isinstance(modality, Labs) and values.ndim > 1:
+    if isinstance(target, CellsTarget):
         return perfect_cells(modality, values)
     if values.dtype.is_floating_point:
         return values
-    return torch.nn.functional.one_hot(values, size).float() * 30
+    return torch.nn.functional.one_hot(values, target.size).float() * 30
 
 
 @pytest.mark.parametrize(("name", "modality"), pairs(Target))
@@ -431,7 +431,7 @@ def test_a_perfect_prediction_has_the_lowest_loss(chosen, modalities, contents, 
         return
     content = contents(modality)
     values = target(context_of(content))[content.valid & content.observed]
-    perfect = perfect_prediction(modalities[modality], values, target.size)
+    perfect = perfect_prediction(target, modalities[modality], values)
     best = target.loss(perfect, values)
     assert best.dtype == torch.float32
     assert best.shape == (len(values),)
