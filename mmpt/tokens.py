@@ -98,6 +98,7 @@ class StreamContext(NamedTuple):
     budget: Int[Tensor, " B"] | None = None  # tokens to hide, once that is known
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
     taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
+    embedded: Float[Tensor, "B N D"] | None = None  # every token before anything is hidden, where none is dropped
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

@@ -86,7 +86,15 @@ def context_of(content, seed=0, progress=0.5, substitute=None):
     size = content.valid.shape[1]
     expected = uniform_rows(draw, size, "expected")
     taught = uniform_rows(draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
-    return StreamContext(content, draw, progress, substitute=substitute, predicted_loss=expected, taught=taught)
+    return StreamContext(
+        content,
+        draw,
+        progress,
+        substitute=substitute,
+        predicted_loss=expected,
+        taught=taught,
+        embedded=taught[0],
+    )
 
 
 @pytest.fixture
@@ -421,7 +429,8 @@ def perfect_prediction(target, modality, values):
         return perfect_cells(modality, values)
     if values.dtype.is_floating_point:
         return values
-    return torch.nn.functional.one_hot(values, target.size).float() * 30
+    classes = values.view(len(values), -1)  # one of each group
+    return torch.nn.functional.one_hot(classes, target.size // classes.shape[1]).flatten(1).float() * 30
 
 
 @pytest.mark.parametrize(("name", "modality"), pairs(Target))

@@ -59,7 +59,7 @@ def test_recipes_are_listed_with_a_line_each():
         "hpm_image",
     ]
     names += ["hubert_speech", "image_mae", "image_text_joint", "labs_mltm", "labs_note_joint", "speech_masked"]
-    names += ["speech_text_joint", "text_mlm"]
+    names += ["speech_text_joint", "text_mlm", "w2v_bert_speech"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 

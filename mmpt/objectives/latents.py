@@ -1,17 +1,15 @@
 """From what is hidden to latents: show the rest of every stream, mix all of them once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import NamedTuple
-
-from torch import Tensor
 
 from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.predictors import Latents
-from mmpt.tokens import Batch, Shown, drop_content
+from mmpt.tokens import Batch, Shown, Tokens, drop_content
 from mmpt.trunk import TrunkOutput
 
 
@@ -20,7 +18,7 @@ class Seen(NamedTuple):
 
     latents: dict[str, Latents]
     output: TrunkOutput
-    penalties: dict[str, Tensor | None]
+    embedded: dict[str, Tokens]  # before any was replaced; without those that are dropped
 
 
 def latents_of(
@@ -29,8 +27,9 @@ def latents_of(
     batch: Batch,
     hidden: Mapping[str, Hidden],
     progress: float,
+    layers: Collection[int] = (),
 ) -> Seen:
-    """Every stream of the batch, the hidden tokens of each corrupted in its way."""
+    """Every stream of the batch, the hidden tokens of each corrupted in its way; inner states of these blocks, too."""
     kept = {
         name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
         for name, content in batch.streams.items()
@@ -49,8 +48,12 @@ def latents_of(
         )
         shown[name] = corruptions[name](embedded, hidden[name].hidden, context)
     sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
-    every, output = backbone.mix(shown, sizes, batch.draw)
+    every, output = backbone.mix(shown, sizes, batch.draw, layers)
     lengths = [part.places.shape[1] for part in shown.values()]
     split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-    latents = {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}
-    return Seen(latents, output, {name: embedded.penalty for name, embedded in tokens.items()})
+    inner = {layer: dict(zip(shown, own.x.split(lengths, dim=1), strict=True)) for layer, own in output.inner.items()}
+    latents = {
+        name: Latents(split[name], shown[name], every, batch.draw, {layer: own[name] for layer, own in inner.items()})
+        for name in shown
+    }
+    return Seen(latents, output, tokens)

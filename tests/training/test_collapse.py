@@ -31,6 +31,13 @@ def test_predictions_have_a_limit_of_their_own():
         looks(watch, FLAT)
 
 
+def test_codes_are_watched_too():
+    watch = CollapseWatch("warn")
+    looks(watch, *[{"speech/code_perplexity": (15.0, 10.0)}] * (PATIENCE - 1))
+    with pytest.warns(CollapseWarning, match=r"code_perplexity is 1.5, below 2 .* contrast\.diversity"):
+        looks(watch, {"speech/code_perplexity": (15.0, 10.0)})
+
+
 def test_it_stops_where_it_was_told_to_and_goes_on_where_it_was():
     watch = CollapseWatch("stop")
     looks(watch, *[LOW] * (PATIENCE - 1))
