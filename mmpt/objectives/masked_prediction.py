@@ -77,10 +77,8 @@ class StreamObjective(nn.Module):
         true = flatten(gather(target, scored.places), scored)
         loss = self.target.loss(prediction, true)
         figures = {"loss": (loss.detach().sum(), scored.valid.sum().float())}
-        if self.target.latent:
-            figures["prediction_std"] = spread(prediction)
-            if true.is_floating_point():
-                figures["target_std"] = spread(true)
+        if self.target.latent and true.is_floating_point():
+            figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
         return loss, figures
 
     def summed(self, each: Float[Tensor, " M"], scored: Scored) -> Loss:
