@@ -24,12 +24,13 @@ class Content(NamedTuple):
     full: bool = False  # every token valid and one document a row: attention needs no mask
     observed_count: int | None = None  # observed tokens of every row, where all rows have as many
     units: Int[Tensor, "B N"] | None = None  # k-means labels of the observed tokens, where the source has any
+    scores: Float[Tensor, "B N"] | None = None  # a scorer's confidence in the observed tokens, likewise
 
     def to(self, device: torch.device) -> "Content":
         """The same on a device."""
         moved = (tensor.to(device, non_blocking=True) for tensor in self[:5])
-        units = None if self.units is None else self.units.to(device, non_blocking=True)
-        return Content(*moved, full=self.full, observed_count=self.observed_count, units=units)
+        units, scores = (None if t is None else t.to(device, non_blocking=True) for t in (self.units, self.scores))
+        return Content(*moved, full=self.full, observed_count=self.observed_count, units=units, scores=scores)
 
 
 class Batch(NamedTuple):

@@ -38,7 +38,7 @@ CONTRACTS = {
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name
-EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2, "layers": 2}
+EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2, "layers": 2, "mode": "sampled"}
 WIDTH = 16
 # stems whose shown tokens know a little of hidden ones, as in the originals: shared samples, a normalisation over time
 OVERLAPPING = ("speech", "ecg_stem")
@@ -78,16 +78,17 @@ def built(part, *wired):
 
 def contents_of(content, rows):
     """Some of the rows."""
-    return Content(*(tensor[rows] for tensor in content[:5]))
+    scores = None if content.scores is None else content.scores[rows]
+    return Content(*(tensor[rows] for tensor in content[:5]), scores=scores)
 
 
 def context_of(content, seed=0, progress=0.5, substitute=None):
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
     size = content.valid.shape[1]
-    expected = uniform_rows(draw, size, "expected")
+    expected, scores = (uniform_rows(draw, size, purpose) for purpose in ("expected", "scores"))
     taught = uniform_rows(draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
     return StreamContext(
-        content,
+        content._replace(scores=scores.float()),
         draw,
         progress,
         substitute=substitute,

@@ -77,7 +77,6 @@ class Contrast(nn.Module):
         own = logits.diagonal(dim1=1, dim2=2).unsqueeze(2)
         others = logits.gather(2, chosen).masked_fill(~there | same.gather(2, chosen), -torch.inf)
         each = torch.cat([own, others], dim=2).logsumexp(dim=2) - own.squeeze(2)
-        each = torch.where(scored.valid, each, 0.0)
         diversity = diversity_loss(quantised.shares, scored.valid)
         right = (own > others).all(dim=2) & scored.valid
         return Contrasted(each, diversity, _figures(each, diversity, right, quantised, scored.valid))

@@ -4,12 +4,14 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.predictors import Latents
-from mmpt.tokens import Batch, Shown, Tokens, drop_content
+from mmpt.tokens import Batch, Content, Scored, Shown, Tokens, concatenate, drop_content, replace
 from mmpt.trunk import TrunkOutput
 
 
@@ -57,3 +59,16 @@ def latents_of(
         for name in shown
     }
     return Seen(latents, output, tokens)
+
+
+def of_complete(backbone: Backbone, batch: Batch) -> dict[str, Latents]:
+    """Every stream of the batch, nothing hidden."""
+    streams = backbone(batch)
+    every = concatenate(list(streams.values()))
+    return {name: Latents(own.x, replace(own, own.x), every, batch.draw) for name, own in streams.items()}
+
+
+def all_places(content: Content) -> Scored:
+    """Padding too: its numbers are never looked at, and nothing waits for the device to know how many there are."""
+    places = torch.arange(content.valid.shape[1], device=content.valid.device).expand(content.valid.shape)
+    return Scored(places, torch.ones_like(content.valid), full=True)

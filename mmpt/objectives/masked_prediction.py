@@ -18,6 +18,7 @@ from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
 from mmpt.objectives.masking.algebra import Masking
+from mmpt.objectives.masking.importance.score import scores_of
 from mmpt.objectives.predictors import Latents
 from mmpt.objectives.refusals import check_shared, check_stream
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
@@ -35,6 +36,7 @@ class StreamObjective(nn.Module):
     def __init__(self, name: str, modality: Modality, backbone: Backbone, settings: StreamSettings) -> None:
         super().__init__()
         self.name, self.average, self.weight = name, settings.average, settings.weight
+        self.weighs_rows = settings.row_weight == "scores"
         self.shown_weight, self.feature_penalty = settings.shown_weight, settings.feature_penalty
         encoder, width = backbone.encoder(name), backbone.trunk.width
         self.masking = Masking(modality, settings.masking)
@@ -47,7 +49,8 @@ class StreamObjective(nn.Module):
         self.contrast = None
         if settings.contrast is not None and isinstance(self.target, OnlineCodesTarget):
             self.contrast = Contrast(width, self.target.vector_size, settings.contrast)
-        check_stream(self, encoder, backbone.trunk.depth, settings)
+        has_scores = bool(modality.facts.values.get("scores"))
+        check_stream(self, encoder, backbone.trunk.depth, settings, has_scores=has_scores)
 
     def hide(self, context: StreamContext) -> Hidden:
         """The mask, and this micro-batch's part of the denominator."""
@@ -55,12 +58,20 @@ class StreamObjective(nn.Module):
         count = self.masking.count(context.content, context.progress)
         predicted = context.predicted_loss
         guide = None if predicted is None or certain is None else Guide(predicted, certain)
-        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content), guide)
+        weight = None
+        if self.weighs_rows:
+            known = context.maskable
+            weight = torch.where(known, scores_of(context), 0.0).sum(1) / known.sum(1).clamp(min=1)
+        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content, weight), guide, weight)
 
-    def _denominator(self, scored: Bool[Tensor, "B N"], content: Content) -> Float[Tensor, ""]:
+    def _denominator(
+        self, scored: Bool[Tensor, "B N"], content: Content, weight: Float[Tensor, " B"] | None
+    ) -> Float[Tensor, ""]:
         if self.average == "valid":
-            return content.valid.sum().float()
-        return scored.sum().float() if self.average == "scored" else scored.any(1).sum().float()
+            rows = content.valid.sum(1)
+        else:
+            rows = scored.sum(1) if self.average == "scored" else scored.any(1)
+        return rows.sum().float() if weight is None else (rows * weight).sum()
 
     def shown(self, hidden: Hidden, content: Content) -> Scored:
         """The shown tokens that have a target."""
@@ -81,42 +92,44 @@ class StreamObjective(nn.Module):
             figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
         return loss, figures
 
-    def summed(self, each: Float[Tensor, " M"], scored: Scored) -> Loss:
-        """The sum that the denominator divides."""
+    def summed(self, each: Float[Tensor, " M"], scored: Scored, weight: Float[Tensor, " B"] | None = None) -> Loss:
+        """The sum that the denominator divides; `weight` is of the rows."""
         rows = scored.valid.shape[0]
         row = flatten(torch.arange(rows, device=each.device).unsqueeze(1).expand(scored.valid.shape), scored)
         weighted = each
         if self.average == "sample":
             weighted = each / scored.valid.sum(1).clamp(min=1)[row]
+        if weight is not None:
+            weighted = weighted * weight[row]
         return Loss(weighted.sum(), each.new_zeros(rows).index_add(0, row, each.detach()))
 
     def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
         """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
         scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
         each, figures = self.each(latents, context.content, target, scored)
-        loss = self.summed(each, scored)
+        loss = self.summed(each, scored, hidden.weight)
         if self.shown_weight:
             shown = self.shown(hidden, context.content)
             more, _ = self.each(latents, context.content, target, shown)
-            loss = _sum_of(loss, self.summed(more, shown), self.shown_weight)
+            loss = _sum_of(loss, self.summed(more, shown, hidden.weight), self.shown_weight)
         if self.loss_prediction is not None:
             more, of_it = self.loss_prediction(latents, context.content, scored, each, hidden.guide)
-            loss = _sum_of(loss, self.summed(more, scored), self.loss_prediction.weight)
+            loss = _sum_of(loss, self.summed(more, scored, hidden.weight), self.loss_prediction.weight)
             figures |= of_it
         if self.contrast is not None:
-            more, of_it = self._contrasted(self.contrast, latents, context, scored)
+            more, of_it = self._contrasted(self.contrast, latents, context, hidden, scored)
             loss = _sum_of(loss, more, self.contrast.settings.weight)
             figures |= of_it
         return loss, figures
 
     def _contrasted(
-        self, contrast: Contrast, latents: Latents, context: StreamContext, scored: Scored
+        self, contrast: Contrast, latents: Latents, context: StreamContext, hidden: Hidden, scored: Scored
     ) -> tuple[Loss, Figures]:
         quantised = cast("OnlineCodesTarget", self.target).quantised(context, scored)
         inner = cast("Mapping[int, Tensor]", latents.inner)[contrast.settings.layer]
         each, diversity, figures = contrast(gather(inner, scored.places), quantised, scored, context.draw)
-        loss = self.summed(flatten(each, scored), scored)
-        more = contrast.settings.diversity * diversity * self._denominator(scored.valid, context.content)
+        loss = self.summed(flatten(each, scored), scored, hidden.weight)
+        more = contrast.settings.diversity * diversity * hidden.denominator
         return loss._replace(total=loss.total + more), figures
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mmpt.objectives.masked_prediction import StreamObjective
 
 
-def check_stream(part: "StreamObjective", encoder: Encoder, depth: int, settings: StreamSettings) -> None:
+def check_stream(
+    part: "StreamObjective", encoder: Encoder, depth: int, settings: StreamSettings, *, has_scores: bool
+) -> None:
     """Raises ConfigError where the parts of a stream don't go together."""
     name = f"objective.streams.{part.name}"
     _check_predictors(name, part, settings)
@@ -33,6 +35,11 @@ def check_stream(part: "StreamObjective", encoder: Encoder, depth: int, settings
         )
     if settings.contrast is not None or part.target.quantises:
         _check_contrast(name, part, depth, settings)
+    if part.weighs_rows and not has_scores:
+        raise ConfigError(
+            f"{name}.row_weight: no source of this stream has a scorer's confidence; make some with 'mmpt units score' "
+            "and name the folder in the source's `scores`, or leave it out"
+        )
     if part.target.layers > depth:
         raise ConfigError(f"{name}.target.layers: expected 1 to {depth}, the trunk's depth, got {part.target.layers}")
 

@@ -27,6 +27,8 @@ class StreamSettings:
         feature_penalty: times the mean square of what an encoder's convolutions give (HuBERT's is 10).
         average: what a loss is divided by: `scored` tokens of the global batch (BERT, MAE), all `valid` tokens, or each
             `sample`'s own scored tokens first and then the samples.
+        row_weight: `scores` weighs the losses of a row by the mean confidence of a scorer in its observed tokens, and
+            its part of the divisor likewise, so that weights average 1 (Ask2Mask, Baskar et al. 2022).
         loss_predictor: learns which hidden tokens are hard; importance `predicted_loss` asks its averaged copy.
         contrast: trains the quantiser of target `online_codes`.
     """
@@ -39,5 +41,6 @@ class StreamSettings:
     shown_weight: float = 0.0
     feature_penalty: float = 0.0
     average: Literal["scored", "valid", "sample"] = "scored"
+    row_weight: Literal["none", "scores"] = "none"
     loss_predictor: LossPredictionSettings | None = None
     contrast: ContrastSettings | None = None
