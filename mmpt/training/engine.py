@@ -217,7 +217,7 @@ class Engine:
         names = list(batches[0].streams)
         totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])
         torch.distributed.all_reduce(totals)
-        share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
+        share = dict(zip(names, torch.where(totals > 0, 1 / totals, 0.0), strict=True))  # weights may be below 1
         self._nonfinite.zero_()
         steps: list[Step] = []
         for number, (batch, hide) in enumerate(zip(batches, hidden, strict=True), start=1):
