@@ -210,7 +210,7 @@ class Engine:
         names = list(hidden[0])
         totals = torch.stack([torch.stack([h[name].denominator for h in hidden]).sum() for name in names])
         torch.distributed.all_reduce(totals)
-        share = dict(zip(names, 1 / totals.clamp(min=1), strict=True))
+        share = dict(zip(names, torch.where(totals > 0, 1 / totals, 0.0), strict=True))  # weights may be below 1
         self._nonfinite.zero_()
         self._gradient_sums.clear()
         steps: list[Step] = []

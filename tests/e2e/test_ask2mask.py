@@ -17,7 +17,11 @@ def test_the_scores_of_one_run_guide_the_masks_of_another(run, shards, tmp_path)
     own = Reader(manifest, ["scores"]).read(3)["scores"]
     assert own.dtype == np.float32
     assert ((own > 0) & (own < 1)).all()
-    settings = [f"data.sources.prose.scores.text={scores}", "data.sources.captioned.streams=[image]"]
+    settings = [f"data.sources.prose.scores.text={scores}"]
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings)
+    assert done.returncode == 2
+    assert "stream 'text' has scores in one of this source and 'prose' alone" in done.stderr
+    settings += ["data.sources.captioned.streams=[image]"]
     settings += ["objective.streams.text.masking.importance={type: score, mode: top}"]
     settings += ["objective.streams.text.row_weight=scores", "training.steps=6"]
     settings += ["data.max_bad_share=1"]  # texts that are cut into pieces have scores of the first alone
