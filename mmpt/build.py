@@ -33,6 +33,9 @@ def facts_of(recipe: Recipe) -> dict[str, Facts]:
             mine = _facts(manifest, stream)
             if stream in source.units:
                 mine = replace(mine, values={**mine.values, "units": unit_facts(source.units[stream])})
+            if stream in source.scores:
+                mine = replace(mine, values={**mine.values, "scores": True})
+            _check_scores(facts.get(stream), mine, f"data.sources.{name}", origin.get(stream, ""), stream)
             _check_units(facts.get(stream), mine, f"data.sources.{name}", origin.get(stream, ""), stream)
             if stream in facts and _identity(facts[stream]) != _identity(mine):
                 raise ConfigError(
@@ -54,6 +57,14 @@ def _check_units(before: Facts | None, mine: Facts, where: str, other: str, stre
         raise ConfigError(
             f"{where}.units: stream '{stream}' has {_codebook(own)} here and {_codebook(theirs)} in source '{other}'; "
             "label all of its sources with one codebook"
+        )
+
+
+def _check_scores(before: Facts | None, mine: Facts, where: str, other: str, stream: str) -> None:
+    if before is not None and before.values.get("scores") != mine.values.get("scores"):
+        raise ConfigError(
+            f"{where}.scores: stream '{stream}' has scores in one of this source and '{other}' alone; give them to all "
+            "of its sources, or to none"
         )
 
 

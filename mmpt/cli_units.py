@@ -1,4 +1,4 @@
-"""The verbs `units fit`, `units label` and `hubert`."""
+"""The verbs `units fit`, `units label`, `units score` and `hubert`."""
 
 import argparse
 from pathlib import Path
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`mmpt units fit|label`."""
-    units = verbs.add_parser("units", help="k-means units: fit a codebook, label a data set with it")
+    """`mmpt units fit|label|score`."""
+    units = verbs.add_parser(
+        "units", help="k-means units: fit a codebook, label a data set with it, score how sure a run is"
+    )
     kinds = units.add_subparsers(title="steps", metavar="STEP", required=True)
     fit = add_verb(
         kinds,
@@ -49,6 +51,19 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     label.add_argument("--against", metavar="LABEL", help="a label of the samples for purity and PNMI")
     _add_run(label)
     label.set_defaults(run=run_label)
+
+    score = add_verb(
+        kinds,
+        "score",
+        "how sure a run is of every token's class, as a data set of its own, joined by key",
+        "mmpt units score runs/hubert shards/speech --out shards/speech-scores",
+    )
+    score.add_argument("run_folder", metavar="RUN", help="a run whose stream predicts units or token ids")
+    score.add_argument("data", metavar="DATA", help="a data set")
+    score.add_argument("--out", required=True, metavar="DIR", help="new folder; a source's `scores` names it")
+    score.add_argument("--stream", default="speech", metavar="FIELD", help="what is scored (default: speech)")
+    score.add_argument("--step", type=int, metavar="N", help="of the run's checkpoint (default: the newest)")
+    score.set_defaults(run=run_score)
 
 
 def add_hubert(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -120,6 +135,17 @@ def run_label(arguments: argparse.Namespace) -> int:
     )
     console.print(quality.table())
     console.print(f"{arguments.out}: {len(manifest)} samples, {_told(codebook)}", markup=False, soft_wrap=True)
+    return 0
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    """`mmpt units score`."""
+    from mmpt.downstream.units.score import Confidence, score_data
+
+    console = Console(highlight=False)
+    confidence = Confidence(Path(arguments.run_folder), arguments.stream, step=arguments.step)
+    manifest = score_data(confidence, arguments.data, arguments.out, console=console)
+    console.print(f"{arguments.out}: scores of {len(manifest)} samples", markup=False, soft_wrap=True)
     return 0
 
 

@@ -24,12 +24,13 @@ class Content(NamedTuple):
     full: bool = False  # every token valid and one document a row: attention needs no mask
     observed_count: int | None = None  # observed tokens of every row, where all rows have as many
     units: Int[Tensor, "B N"] | None = None  # k-means labels of the observed tokens, where the source has any
+    scores: Float[Tensor, "B N"] | None = None  # a scorer's confidence in the observed tokens, likewise
 
     def to(self, device: torch.device) -> "Content":
         """The same on a device."""
         moved = (tensor.to(device, non_blocking=True) for tensor in self[:5])
-        units = None if self.units is None else self.units.to(device, non_blocking=True)
-        return Content(*moved, full=self.full, observed_count=self.observed_count, units=units)
+        units, scores = (None if t is None else t.to(device, non_blocking=True) for t in (self.units, self.scores))
+        return Content(*moved, full=self.full, observed_count=self.observed_count, units=units, scores=scores)
 
 
 class Labels(NamedTuple):
@@ -109,6 +110,7 @@ class StreamContext(NamedTuple):
     budget: Int[Tensor, " B"] | None = None  # tokens to hide, once that is known
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
     taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
+    embedded: Float[Tensor, "B N D"] | None = None  # every token before anything is hidden, where none is dropped
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

@@ -1,5 +1,6 @@
 """The recipes that come with mmpt: each parses, is listed with a line, builds, and learns for a step."""
 
+import numpy as np
 import pytest
 import torch
 from running import build_all_small_shards, mmpt
@@ -7,6 +8,8 @@ from running import build_all_small_shards, mmpt
 from mmpt.config import dump_yaml, load_settings, parse_settings
 from mmpt.data.codebook import save_codebook
 from mmpt.data.manifest import load_manifest
+from mmpt.data.schema import declare
+from mmpt.data.writer import ShardWriter
 from mmpt.downstream.units.features import MfccFeatures
 from mmpt.downstream.units.fit import fit_codebook
 from mmpt.errors import ConfigError
@@ -22,7 +25,19 @@ def shards(tmp_path_factory):
     speech = folder / "speech"
     codebook = fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=50)
     save_codebook(codebook, folder / "units" / "mfcc.safetensors")
+    write_scores(folder)
     return folder
+
+
+def write_scores(folder):
+    """A hundred a second, as a scorer's would be."""
+    manifest = load_manifest(folder / "speech")
+    rate, generator = manifest.fields["speech"].facts["sample_rate"], np.random.default_rng(0)
+    fields = {"scores": declare("scores", "npy", stream="speech", rate="100")}
+    with ShardWriter(folder / "speech-scores", fields) as writer:
+        for key, length in zip(manifest.column("key"), manifest.lengths("speech").tolist(), strict=True):
+            own = generator.random(length * 100 // rate + 1).astype(np.float32)
+            writer.write({"scores": own, "__key__": str(key)})
 
 
 @pytest.mark.parametrize("listed", recipes(), ids=lambda listed: listed.name)
@@ -49,17 +64,9 @@ def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    names = [
-        "data2vec_image",
-        "ecg_mae",
-        "ecg_report_joint",
-        "eve_image_text",
-        "eve_image_text_dense",
-        "five",
-        "hpm_image",
-    ]
-    names += ["hubert_speech", "image_mae", "image_text_joint", "labs_mltm", "labs_note_joint", "speech_masked"]
-    names += ["speech_text_joint", "text_mlm"]
+    names = ["ask2mask_speech", "data2vec_image", "ecg_mae", "ecg_report_joint", "eve_image_text"]
+    names += ["eve_image_text_dense", "five", "hpm_image", "hubert_speech", "image_mae", "image_text_joint"]
+    names += ["labs_mltm", "labs_note_joint", "speech_masked", "speech_text_joint", "text_mlm", "w2v_bert_speech"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 

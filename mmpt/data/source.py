@@ -13,7 +13,8 @@ from mmpt.config import Component, component
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.data.unit_labels import open_labels, with_units
+from mmpt.data.token_scores import StoredScores, with_scores
+from mmpt.data.unit_labels import UnitLabels, open_labels, with_units
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError, DataError
 from mmpt.tokens import Content
@@ -33,6 +34,7 @@ class SourceSettings:
         layout: how samples become rows.
         units: by stream, the labels that target `units` predicts: a folder of 'mmpt units label', or an MFCC codebook
             (.safetensors), whose labels are computed as samples are read.
+        scores: by stream, a scorer's confidence in every token: a folder of 'mmpt units score'.
     """
 
     shards: Path
@@ -41,15 +43,17 @@ class SourceSettings:
     split: str = "train"
     layout: Component[Layout] = component(Layout, "samples")
     units: dict[str, Path] = field(default_factory=dict)
+    scores: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.streams:
             raise ValueError("streams: expected at least one stream")
         if self.weight <= 0:
             raise ValueError(f"weight: expected a positive number, got {self.weight}")
-        for stream in self.units:
-            if stream not in self.streams:
-                raise ValueError(f"units: expected one of the streams {', '.join(self.streams)}, got {stream}")
+        for name, given in (("units", self.units), ("scores", self.scores)):
+            for stream in given:
+                if stream not in self.streams:
+                    raise ValueError(f"{name}: expected one of the streams {', '.join(self.streams)}, got {stream}")
 
 
 class Skip(NamedTuple):
@@ -81,11 +85,8 @@ class Source:
         self.modalities = {stream: modalities[stream] for stream in settings.streams}
         for stream, modality in self.modalities.items():
             _check_field(name, manifest, stream, modality)
-        self.units = {
-            stream: open_labels(place, stream, manifest, self.modalities[stream], f"data.sources.{name}.units.{stream}")
-            for stream, place in settings.units.items()
-        }
-        marks = [manifest.fingerprint(), *(labels.fingerprint for labels in self.units.values())]
+        self.beside = self._beside(settings, manifest)
+        marks = [manifest.fingerprint(), *(labels.fingerprint for labels in self.beside.values())]
         self.fingerprint = " ".join(marks)
         self.reader = Reader(manifest, list(settings.streams))
         self.samples = manifest.split_rows(settings.split)
@@ -94,6 +95,17 @@ class Source:
         if self.plan.row_size is not None and len(self.modalities) > 1:
             raise ConfigError(f"data.sources.{name}.layout: documents of one stream can be packed, joint samples can't")
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def _beside(self, settings: SourceSettings, manifest: Manifest) -> dict[tuple[str, str], UnitLabels]:
+        """What the source has of the tokens of a stream, by its kind and the stream."""
+        where, beside = f"data.sources.{self.name}", {}
+        for stream, place in settings.units.items():
+            modality = self.modalities[stream]
+            beside["units", stream] = open_labels(place, stream, manifest, modality, f"{where}.units.{stream}")
+        for stream, place in settings.scores.items():
+            modality = self.modalities[stream]
+            beside["scores", stream] = StoredScores(place, stream, manifest, modality, f"{where}.scores.{stream}")
+        return beside
 
     def _cut(self, manifest: Manifest) -> Pieces:
         """Pieces of every sample; a joint sample is one piece, cut where its streams end."""
@@ -130,17 +142,18 @@ class Source:
         chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self.shuffled(epoch)[place]))]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
-        units: dict[str, list[np.ndarray | None]] = {stream: [] for stream in self.units}
+        beside: dict[tuple[str, str], list[np.ndarray | None]] = {which: [] for which in self.beside}
         readable: list[bool] = []
         uid = torch.tensor([self.number << UID_SHIFT | row for _, row in chosen])
         epoch = torch.tensor([epoch for epoch, _ in chosen])
         draws = row_draw(self.seed, epoch, uid).tolist()
         for (_, row), draw in zip(chosen, draws, strict=True):
-            readable += self._read_row(self.plan.pieces(row), draw, documents, units, skips)
+            readable += self._read_row(self.plan.pieces(row), draw, documents, beside, skips)
         streams = {
             name: modality.collate(documents[name], self.plan.row_size) for name, modality in self.modalities.items()
         }
-        streams |= {name: with_units(streams[name], labels) for name, labels in units.items()}
+        for (kind, name), rows in beside.items():
+            streams[name] = (with_units if kind == "units" else with_scores)(streams[name], rows)
         return Rows(streams, uid, epoch, skips, readable)
 
     def _read_row(
@@ -148,13 +161,13 @@ class Source:
         pieces: np.ndarray,
         draw: int,
         documents: dict[str, list[list[np.ndarray]]],
-        units: dict[str, list[np.ndarray | None]],
+        beside: dict[tuple[str, str], list[np.ndarray | None]],
         skips: list[Skip],
     ) -> list[bool]:
-        """Add a row's documents, their units and what was skipped; returns which samples could be read."""
+        """Add a row's documents, what stands beside them and what was skipped; returns which samples could be read."""
         readable = []
         row: dict[str, list[np.ndarray]] = {stream: [] for stream in self.modalities}
-        labels: dict[str, list[np.ndarray]] = {stream: [] for stream in self.units}
+        labels: dict[tuple[str, str], list[np.ndarray]] = {which: [] for which in self.beside}
         for piece in pieces:
             sample = int(self.pieces.sample[piece])
             try:
@@ -168,12 +181,12 @@ class Source:
             readable.append(True)
             for stream, value in values.items():
                 row[stream].append(value)
-            for stream, value in own.items():
-                labels[stream].append(value)
+            for which, value in own.items():
+                labels[which].append(value)
         for stream, value in row.items():
             documents[stream].append(value)
-        for stream, of_row in labels.items():
-            units[stream].append(np.concatenate(of_row) if of_row else None)
+        for which, of_row in labels.items():
+            beside[which].append(np.concatenate(of_row) if of_row else None)
         return readable
 
     def read_sample(self, sample: int, start: int, stop: int, draw: int | None) -> dict[str, np.ndarray]:
@@ -182,20 +195,21 @@ class Source:
 
     def _read_piece(
         self, sample: int, start: int, stop: int, draw: int | None
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Values and units of one piece by stream."""
-        values, units = {}, {}
+    ) -> tuple[dict[str, np.ndarray], dict[tuple[str, str], np.ndarray]]:
+        """Values of one piece by stream, and what stands beside them."""
+        values, beside = {}, {}
         whole = len(self.modalities) > 1
         for stream, value in self.reader.read(sample).items():
             modality = self.modalities[stream]
             first, last = (0, modality.limit) if whole else (start, stop)
             try:
                 values[stream] = modality.read(value, first, last, draw)
-                if stream in self.units:
-                    units[stream] = self.units[stream].tokens(sample, value, first, values[stream])
+                for which, labels in self.beside.items():
+                    if which[1] == stream:
+                        beside[which] = labels.tokens(sample, value, first, values[stream])
             except DataError as error:
                 raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
-        return values, units
+        return values, beside
 
     def shuffled(self, epoch: int) -> np.ndarray:
         if self._permutation[0] != epoch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Integer, Shaped
 
 from mmpt.data.codebook import Codebook, load_codebook
 from mmpt.data.manifest import Manifest, load_manifest
@@ -47,10 +47,10 @@ class UnitLabels(ABC):
         """Changes with the labels."""
 
     @abstractmethod
-    def stored(self, sample: int, value: Any) -> Integer[np.ndarray, " T"]:
+    def stored(self, sample: int, value: Any) -> Shaped[np.ndarray, " T"]:
         """All labels of a sample of the data set, whose decoded field is `value`; raises DataError."""
 
-    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Integer[np.ndarray, " N"]:
+    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Shaped[np.ndarray, " N"]:
         """The label of each observed token of a piece, in order.
 
         Args:
@@ -84,30 +84,44 @@ def token_labels(first: Fraction, rate: Fraction, modality: Sound, count: int) -
     return (begin + np.arange(count, dtype=np.int64) * each) // common
 
 
+class Beside:
+    """A field of a data set that stands beside another, joined by key.
+
+    Args:
+        folder: the data set. field: of it.
+        data: the other one.
+    """
+
+    def __init__(self, folder: Path, field: str, data: Manifest) -> None:
+        manifest = load_manifest(folder)
+        self.folder, self.field, self.facts = folder, field, manifest.fields[field].facts
+        self.reader = Reader(manifest, [field])
+        self.fingerprint = manifest.fingerprint()
+        rows = {key: row for row, key in enumerate(manifest.column("key"))}
+        self.rows = np.array([rows.get(key, -1) for key in data.column("key")], dtype=np.int64)
+
+    def read(self, sample: int) -> np.ndarray:
+        """The array of a sample of the other data set; raises DataError where there is none."""
+        if self.rows[sample] < 0:
+            raise DataError(f"{self.folder} has no labels of this sample; label the data set again")
+        return self.reader.read(int(self.rows[sample]))[self.field]
+
+
 class StoredLabels(UnitLabels):
     """Of a data set that `mmpt units label` wrote, found by key."""
 
     def __init__(self, folder: Path, data: Manifest, modality: Modality, where: str) -> None:
-        manifest = load_manifest(folder)
-        if FIELD not in manifest.fields:
-            raise ConfigError(f"{where}: {folder} has no field '{FIELD}'; make it with 'mmpt units label'")
-        super().__init__(manifest.fields[FIELD].facts, modality, where)
-        self.folder = folder
-        self.reader = Reader(manifest, [FIELD])
-        self._fingerprint = manifest.fingerprint()
-        rows = {key: row for row, key in enumerate(manifest.column("key"))}
-        self.rows = np.array([rows.get(key, -1) for key in data.column("key")], dtype=np.int64)
+        self.beside, self.folder = Beside(folder, FIELD, data), folder
+        super().__init__(self.beside.facts, modality, where)
 
     @property
     def fingerprint(self) -> str:
         """Of the labels' data set."""
-        return self._fingerprint
+        return self.beside.fingerprint
 
     def stored(self, sample: int, value: Any) -> Integer[np.ndarray, " T"]:
         """As written."""
-        if self.rows[sample] < 0:
-            raise DataError(f"{self.folder} has no labels of this sample; label the data set again")
-        labels = self.reader.read(int(self.rows[sample]))[FIELD]
+        labels = self.beside.read(sample)
         clusters = self.facts["clusters"]
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.max() < clusters):
             raise DataError(f"{self.folder}: expected a row of whole numbers below {clusters} as labels of this sample")

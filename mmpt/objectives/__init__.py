@@ -27,6 +27,7 @@ class Hidden(NamedTuple):
     hidden_count: int | None  # hidden tokens of every row, where fixed
     denominator: Float[Tensor, ""]  # what this micro-batch adds to the loss's global denominator
     guide: Guide | None = None  # None: no teacher chose
+    weight: Float[Tensor, " B"] | None = None  # of each row's losses; None: all alike
 
 
 class Loss(NamedTuple):

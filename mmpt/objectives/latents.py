@@ -1,17 +1,17 @@
 """From what is hidden to latents: show the rest of every stream, mix all of them once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
 
 from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.predictors import Latents
-from mmpt.tokens import Batch, Shown, drop_content
+from mmpt.tokens import Batch, Content, Scored, Shown, Tokens, concatenate, drop_content, replace
 from mmpt.trunk import TrunkOutput
 
 
@@ -20,7 +20,7 @@ class Seen(NamedTuple):
 
     latents: dict[str, Latents]
     output: TrunkOutput
-    penalties: dict[str, Tensor | None]
+    embedded: dict[str, Tokens]  # before any was replaced; without those that are dropped
 
 
 def latents_of(
@@ -29,8 +29,9 @@ def latents_of(
     batch: Batch,
     hidden: Mapping[str, Hidden],
     progress: float,
+    layers: Collection[int] = (),
 ) -> Seen:
-    """Every stream of the batch, the hidden tokens of each corrupted in its way."""
+    """Every stream of the batch, the hidden tokens of each corrupted in its way; inner states of these blocks, too."""
     kept = {
         name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
         for name, content in batch.streams.items()
@@ -49,8 +50,25 @@ def latents_of(
         )
         shown[name] = corruptions[name](embedded, hidden[name].hidden, context)
     sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
-    every, output = backbone.mix(shown, sizes, batch.draw)
+    every, output = backbone.mix(shown, sizes, batch.draw, layers)
     lengths = [part.places.shape[1] for part in shown.values()]
     split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-    latents = {name: Latents(split[name], shown[name], every, batch.draw) for name in shown}
-    return Seen(latents, output, {name: embedded.penalty for name, embedded in tokens.items()})
+    inner = {layer: dict(zip(shown, own.x.split(lengths, dim=1), strict=True)) for layer, own in output.inner.items()}
+    latents = {
+        name: Latents(split[name], shown[name], every, batch.draw, {layer: own[name] for layer, own in inner.items()})
+        for name in shown
+    }
+    return Seen(latents, output, tokens)
+
+
+def of_complete(backbone: Backbone, batch: Batch) -> dict[str, Latents]:
+    """Every stream of the batch, nothing hidden."""
+    streams = backbone(batch)
+    every = concatenate(list(streams.values()))
+    return {name: Latents(own.x, replace(own, own.x), every, batch.draw) for name, own in streams.items()}
+
+
+def all_places(content: Content) -> Scored:
+    """Padding too: its numbers are never looked at, and nothing waits for the device to know how many there are."""
+    places = torch.arange(content.valid.shape[1], device=content.valid.device).expand(content.valid.shape)
+    return Scored(places, torch.ones_like(content.valid), full=True)

@@ -1,60 +1,33 @@
 """Masked prediction: hide part of every stream and predict it from the rest; a method is a choice of parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from mmpt.config import Component
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.objectives import Guide, Hidden, Loss, Objective, Prediction, Step
 from mmpt.objectives.context import context_of, contexts_of
+from mmpt.objectives.contrast import Contrast
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.latents import Seen, latents_of
-from mmpt.objectives.loss_prediction import Figures, LossPrediction, LossPredictionSettings
-from mmpt.objectives.masking.algebra import Masking, MaskingSettings
-from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.loss_prediction import Figures, LossPrediction
+from mmpt.objectives.masking.algebra import Masking
+from mmpt.objectives.masking.importance.score import scores_of
+from mmpt.objectives.predictors import Latents
 from mmpt.objectives.refusals import check_shared, check_stream
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
 from mmpt.objectives.spread import spread
-from mmpt.objectives.targets import Target, build_target
+from mmpt.objectives.stream_settings import StreamSettings
+from mmpt.objectives.targets import build_target
+from mmpt.objectives.targets.online_codes import OnlineCodesTarget
 from mmpt.objectives.teacher import Followed, Teacher, TeacherSettings
 from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, gather, score
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamSettings:
-    """The five answers for one stream.
-
-    Args:
-        masking: which tokens are hidden.
-        corruption: what is shown instead.
-        predictor: who predicts.
-        target: what, and how wrong it is.
-        weight: of this loss in the sum.
-        shown_weight: of the loss at tokens that are shown, beside that of the hidden ones; both are divided by the same
-            number (the unmasked term of HuBERT's loss, Hsu et al. 2021, equation 2).
-        feature_penalty: times the mean square of what an encoder's convolutions give (HuBERT's is 10).
-        average: what a loss is divided by: `scored` tokens of the global batch (BERT, MAE), all `valid` tokens, or each
-            `sample`'s own scored tokens first and then the samples.
-        loss_predictor: learns which hidden tokens are hard; importance `predicted_loss` asks its averaged copy.
-    """
-
-    masking: MaskingSettings
-    corruption: Component[Corruption]
-    predictor: Component[Predictor]
-    target: Component[Target]
-    weight: float = 1.0
-    shown_weight: float = 0.0
-    feature_penalty: float = 0.0
-    average: Literal["scored", "valid", "sample"] = "scored"
-    loss_predictor: LossPredictionSettings | None = None
 
 
 class StreamObjective(nn.Module):
@@ -63,6 +36,7 @@ class StreamObjective(nn.Module):
     def __init__(self, name: str, modality: Modality, backbone: Backbone, settings: StreamSettings) -> None:
         super().__init__()
         self.name, self.average, self.weight = name, settings.average, settings.weight
+        self.weighs_rows = settings.row_weight == "scores"
         self.shown_weight, self.feature_penalty = settings.shown_weight, settings.feature_penalty
         encoder, width = backbone.encoder(name), backbone.trunk.width
         self.masking = Masking(modality, settings.masking)
@@ -72,7 +46,11 @@ class StreamObjective(nn.Module):
         self.loss_prediction = None
         if settings.loss_predictor is not None:
             self.loss_prediction = LossPrediction(self.predictor, encoder, width, settings.loss_predictor)
-        check_stream(self, encoder, backbone.trunk.depth, settings)
+        self.contrast = None
+        if settings.contrast is not None and isinstance(self.target, OnlineCodesTarget):
+            self.contrast = Contrast(width, self.target.vector_size, settings.contrast)
+        has_scores = bool(modality.facts.values.get("scores"))
+        check_stream(self, encoder, backbone.trunk.depth, settings, has_scores=has_scores)
 
     def hide(self, context: StreamContext) -> Hidden:
         """The mask, and this micro-batch's part of the denominator."""
@@ -80,12 +58,20 @@ class StreamObjective(nn.Module):
         count = self.masking.count(context.content, context.progress)
         predicted = context.predicted_loss
         guide = None if predicted is None or certain is None else Guide(predicted, certain)
-        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content), guide)
+        weight = None
+        if self.weighs_rows:
+            known = context.maskable
+            weight = torch.where(known, scores_of(context), 0.0).sum(1) / known.sum(1).clamp(min=1)
+        return Hidden(hidden, hidden, count, self._denominator(hidden, context.content, weight), guide, weight)
 
-    def _denominator(self, scored: Bool[Tensor, "B N"], content: Content) -> Float[Tensor, ""]:
+    def _denominator(
+        self, scored: Bool[Tensor, "B N"], content: Content, weight: Float[Tensor, " B"] | None
+    ) -> Float[Tensor, ""]:
         if self.average == "valid":
-            return content.valid.sum().float()
-        return scored.sum().float() if self.average == "scored" else scored.any(1).sum().float()
+            rows = content.valid.sum(1)
+        else:
+            rows = scored.sum(1) if self.average == "scored" else scored.any(1)
+        return rows.sum().float() if weight is None else (rows * weight).sum()
 
     def shown(self, hidden: Hidden, content: Content) -> Scored:
         """The shown tokens that have a target."""
@@ -102,33 +88,49 @@ class StreamObjective(nn.Module):
         true = flatten(gather(target, scored.places), scored)
         loss = self.target.loss(prediction, true)
         figures = {"loss": (loss.detach().sum(), scored.valid.sum().float())}
-        if self.target.latent:
+        if self.target.latent and true.is_floating_point():
             figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
         return loss, figures
 
-    def summed(self, each: Float[Tensor, " M"], scored: Scored) -> Loss:
-        """The sum that the denominator divides."""
+    def summed(self, each: Float[Tensor, " M"], scored: Scored, weight: Float[Tensor, " B"] | None = None) -> Loss:
+        """The sum that the denominator divides; `weight` is of the rows."""
         rows = scored.valid.shape[0]
         row = flatten(torch.arange(rows, device=each.device).unsqueeze(1).expand(scored.valid.shape), scored)
         weighted = each
         if self.average == "sample":
             weighted = each / scored.valid.sum(1).clamp(min=1)[row]
+        if weight is not None:
+            weighted = weighted * weight[row]
         return Loss(weighted.sum(), each.new_zeros(rows).index_add(0, row, each.detach()))
 
     def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
         """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
         scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
         each, figures = self.each(latents, context.content, target, scored)
-        loss = self.summed(each, scored)
+        loss = self.summed(each, scored, hidden.weight)
         if self.shown_weight:
             shown = self.shown(hidden, context.content)
             more, _ = self.each(latents, context.content, target, shown)
-            loss = _sum_of(loss, self.summed(more, shown), self.shown_weight)
+            loss = _sum_of(loss, self.summed(more, shown, hidden.weight), self.shown_weight)
         if self.loss_prediction is not None:
             more, of_it = self.loss_prediction(latents, context.content, scored, each, hidden.guide)
-            loss = _sum_of(loss, self.summed(more, scored), self.loss_prediction.weight)
+            loss = _sum_of(loss, self.summed(more, scored, hidden.weight), self.loss_prediction.weight)
+            figures |= of_it
+        if self.contrast is not None:
+            more, of_it = self._contrasted(self.contrast, latents, context, hidden, scored)
+            loss = _sum_of(loss, more, self.contrast.settings.weight)
             figures |= of_it
         return loss, figures
+
+    def _contrasted(
+        self, contrast: Contrast, latents: Latents, context: StreamContext, hidden: Hidden, scored: Scored
+    ) -> tuple[Loss, Figures]:
+        quantised = cast("OnlineCodesTarget", self.target).quantised(context, scored)
+        inner = cast("Mapping[int, Tensor]", latents.inner)[contrast.settings.layer]
+        each, diversity, figures = contrast(gather(inner, scored.places), quantised, scored, context.draw)
+        loss = self.summed(flatten(each, scored), scored, hidden.weight)
+        more = contrast.settings.diversity * diversity * hidden.denominator
+        return loss._replace(total=loss.total + more), figures
 
 
 class MaskedPrediction(Objective):
@@ -205,13 +207,15 @@ class MaskedPrediction(Objective):
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
         contexts, samples = self._contexts(batch, progress), len(batch.uid)
-        latents, output, penalties = self._latents(backbone, repeated(batch, self.masks), hidden, progress)
+        latents, output, embedded = self._latents(backbone, repeated(batch, self.masks), hidden, progress)
         losses, metrics = {}, output.metrics(list(backbone.numbers))
         for name, latent in latents.items():
             part, context = self.part(name), contexts[name]
+            if not part.corruption.drops:
+                context = context._replace(embedded=embedded[name].x)
             loss, figures = part(latent, context, hidden[name])
             if part.feature_penalty:
-                penalty = part.feature_penalty * cast("Tensor", penalties[name])
+                penalty = part.feature_penalty * cast("Tensor", embedded[name].penalty)
                 loss = loss._replace(total=loss.total + penalty * hidden[name].denominator)
                 figures["penalty"] = penalty.detach(), torch.ones_like(penalty)
             losses[name] = of_samples(loss, samples)
@@ -231,7 +235,9 @@ class MaskedPrediction(Objective):
         return contexts
 
     def _latents(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Seen:
-        return latents_of(backbone, self._corruptions(), batch, hidden, progress)
+        contrasts = [self.part(name).contrast for name in batch.streams]
+        layers = {contrast.settings.layer for contrast in contrasts if contrast is not None}
+        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers)
 
     def _corruptions(self) -> dict[str, Corruption]:
         return {name: self.part(name).corruption for name in self.streams}
@@ -255,6 +261,10 @@ class MaskedPrediction(Objective):
         predictors = [part.predictor] + ([part.loss_prediction.predictor] if part.loss_prediction is not None else [])
         scored = score(content.valid, None)
         predictions = [predictor(latents, content, scored).float().sum() for predictor in predictors]
+        if part.contrast is not None:
+            every = Scored(shown.places, content.valid, full=True)
+            quantised = cast("OnlineCodesTarget", part.target).quantised(context._replace(embedded=tokens.x), every)
+            predictions.append(part.contrast.touch(latents.own, quantised))
         return sum(predictions, shown.tokens.x.float().sum() + shown.tokens.position.float().sum())
 
     @torch.no_grad()

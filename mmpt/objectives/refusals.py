@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
+from mmpt.objectives.stream_settings import StreamSettings
 
 if TYPE_CHECKING:
-    from mmpt.objectives.masked_prediction import StreamObjective, StreamSettings
+    from mmpt.objectives.masked_prediction import StreamObjective
 
 
-def check_stream(part: "StreamObjective", encoder: Encoder, depth: int, settings: "StreamSettings") -> None:
+def check_stream(
+    part: "StreamObjective", encoder: Encoder, depth: int, settings: StreamSettings, *, has_scores: bool
+) -> None:
     """Raises ConfigError where the parts of a stream don't go together."""
     name = f"objective.streams.{part.name}"
     _check_predictors(name, part, settings)
@@ -30,11 +33,18 @@ def check_stream(part: "StreamObjective", encoder: Encoder, depth: int, settings
             f"{name}.feature_penalty: this encoder has no convolutions whose output could be penalised; stream type "
             "'speech' has, so leave it out here"
         )
+    if settings.contrast is not None or part.target.quantises:
+        _check_contrast(name, part, depth, settings)
+    if part.weighs_rows and not has_scores:
+        raise ConfigError(
+            f"{name}.row_weight: no source of this stream has a scorer's confidence; make some with 'mmpt units score' "
+            "and name the folder in the source's `scores`, or leave it out"
+        )
     if part.target.layers > depth:
         raise ConfigError(f"{name}.target.layers: expected 1 to {depth}, the trunk's depth, got {part.target.layers}")
 
 
-def _check_predictors(name: str, part: "StreamObjective", settings: "StreamSettings") -> None:
+def _check_predictors(name: str, part: "StreamObjective", settings: StreamSettings) -> None:
     more = [settings.loss_predictor.predictor] if settings.loss_predictor else []
     for predictor in (settings.predictor, *more):
         if part.corruption.drops and not predictor.target.mixes_tokens:
@@ -44,7 +54,29 @@ def _check_predictors(name: str, part: "StreamObjective", settings: "StreamSetti
             )
 
 
-def check_shared(streams: Mapping[str, "StreamSettings"]) -> None:
+def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: StreamSettings) -> None:
+    if settings.contrast is None:
+        raise ConfigError(
+            f"{name}.target: '{settings.target.name}' has a quantiser that only a contrastive loss trains, and the "
+            "stream has none; add `contrast`, or use target=units"
+        )
+    if not part.target.quantises:
+        raise ConfigError(
+            f"{name}.contrast: compares with the codes of a quantiser, and target '{settings.target.name}' has none; "
+            "use target=online_codes, or leave it out"
+        )
+    if part.corruption.drops:
+        raise ConfigError(
+            f"{name}.contrast: compares what a block makes of hidden tokens, and corruption 'drop' leaves them out of "
+            "the trunk; use corruption=noise or replace"
+        )
+    if settings.contrast.layer > depth:
+        raise ConfigError(
+            f"{name}.contrast.layer: expected 1 to {depth}, the trunk's depth, got {settings.contrast.layer}"
+        )
+
+
+def check_shared(streams: Mapping[str, StreamSettings]) -> None:
     """A budget that all streams share must be the same for all of them."""
     ratios = {name: settings.masking.ratio for name, settings in streams.items()}
     for name, ratio in ratios.items():

@@ -20,8 +20,9 @@ def repeated(batch: Batch, times: int) -> Batch:
 
 def _repeated(content: Content, times: int) -> Content:
     tensors = (repeated_rows(tensor, times) for tensor in content[:5])
-    units = None if content.units is None else repeated_rows(content.units, times)
-    return Content(*tensors, full=content.full, observed_count=content.observed_count, units=units)
+    aside = {name: getattr(content, name) for name in ("units", "scores")}
+    aside = {name: None if own is None else repeated_rows(own, times) for name, own in aside.items()}
+    return content._replace(**dict(zip(Content._fields[:5], tensors, strict=True)), **aside)
 
 
 def repeated_rows(x: Shaped[Tensor, "B ..."], times: int, *, dim: int = 0) -> Shaped[Tensor, "_ ..."]:
@@ -37,4 +38,5 @@ def of_samples(loss: Loss, samples: int) -> Loss:
 def first_mask(hidden: Hidden, samples: int) -> Hidden:
     """What the first mask of every sample hides."""
     guide = None if hidden.guide is None else Guide(*(part[:samples] for part in hidden.guide))
-    return hidden._replace(hidden=hidden.hidden[:samples], scored=hidden.scored[:samples], guide=guide)
+    weight = None if hidden.weight is None else hidden.weight[:samples]
+    return hidden._replace(hidden=hidden.hidden[:samples], scored=hidden.scored[:samples], guide=guide, weight=weight)

@@ -14,10 +14,10 @@ from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
-from mmpt.objectives.latents import latents_of
+from mmpt.objectives.latents import all_places, latents_of, of_complete
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.randomness import uniform_rows
-from mmpt.tokens import Batch, Content, Scored, StreamContext, concatenate, replace
+from mmpt.tokens import Batch, Content, StreamContext
 
 ENCODERS = "backbone.encoders."  # where a copy has them
 
@@ -74,7 +74,7 @@ class Followed(nn.Module):
         if not names:
             return {}
         if views == 1:
-            return self._predicted(self._of_complete(batch), batch, names)
+            return self._predicted(of_complete(self.backbone, batch), batch, names)
         corruptions = {name: cast("Corruption", part) for name, part in self.corruptions.items()}
         totals: dict[str, Tensor] = {}
         for view in range(views):
@@ -85,26 +85,15 @@ class Followed(nn.Module):
                 totals[name] = totals.get(name, 0.0) + predicted * hidden[name].hidden
         return {name: total / (views - 1) for name, total in totals.items()}  # each token is shown once
 
-    def _of_complete(self, batch: Batch) -> dict[str, Latents]:
-        streams = self.backbone(batch)
-        every = concatenate(list(streams.values()))
-        return {name: Latents(own.x, replace(own, own.x), every, batch.draw) for name, own in streams.items()}
-
     def _predicted(
         self, latents: Mapping[str, Latents], batch: Batch, names: Sequence[str]
     ) -> dict[str, Float[Tensor, "B N"]]:
         predicted = {}
         for name in names:
             content, predictor = batch.streams[name], cast("Predictor", self.predictors[name])
-            numbers = predictor(latents[name], content, _all_places(content))
+            numbers = predictor(latents[name], content, all_places(content))
             predicted[name] = numbers.float().view(content.valid.shape)
         return predicted
-
-
-def _all_places(content: Content) -> Scored:
-    """Padding too: its numbers are never looked at, and nothing waits for the device to know how many there are."""
-    places = torch.arange(content.valid.shape[1], device=content.valid.device).expand(content.valid.shape)
-    return Scored(places, torch.ones_like(content.valid), full=True)
 
 
 def _nothing(content: Content) -> Hidden:

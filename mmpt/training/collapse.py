@@ -2,11 +2,24 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mmpt.errors import MmptError
 
-LEAST = {"/target_std": 0.1, "/prediction_std": 0.01}  # data2vec's (Baevski et al. 2022, section 4.1)
+
+class Limit(NamedTuple):
+    """What a figure may fall to, and what to do about it."""
+
+    least: float
+    advice: str
+
+
+SLOWER = "raise objective.teacher.start, or predict more than one layer"
+LIMITS = {
+    "/target_std": Limit(0.1, SLOWER),  # data2vec's (Baevski et al. 2022, section 4.1)
+    "/prediction_std": Limit(0.01, SLOWER),
+    "/code_perplexity": Limit(2.0, "raise the stream's contrast.diversity or contrast.weight"),
+}
 EARLY = 0.1  # of the run, in which predictions are still near their mean
 PATIENCE = 20  # steps in a row
 
@@ -14,7 +27,7 @@ Action = Literal["warn", "stop", "off"]
 
 
 class CollapseWarning(UserWarning):
-    """Targets or predictions hardly differ from token to token."""
+    """Targets or predictions hardly differ from token to token, or all are one code."""
 
 
 class CollapseError(MmptError):
@@ -38,19 +51,19 @@ class CollapseWatch:
         if self.action == "off" or progress < EARLY:
             return ""
         for name, (total, count) in metrics.items():
-            least = next((least for figure, least in LEAST.items() if name.endswith(figure)), None)
-            if least is None or not count:
+            limit = next((limit for figure, limit in LIMITS.items() if name.endswith(figure)), None)
+            if limit is None or not count:
                 continue
-            self.in_a_row[name] = self.in_a_row.get(name, 0) + 1 if total / count < least else 0
+            self.in_a_row[name] = self.in_a_row.get(name, 0) + 1 if total / count < limit.least else 0
             if self.in_a_row[name] >= PATIENCE and not self._spoke:
-                return self._speak(name, total / count, least)
+                return self._speak(name, total / count, limit)
         return ""
 
-    def _speak(self, name: str, value: float, least: float) -> str:
+    def _speak(self, name: str, value: float, limit: Limit) -> str:
         self._spoke = True
         sentence = (
-            f"{name} is {value:.3g}, below {least:g} for {PATIENCE} steps in a row: the model's targets collapse; "
-            "lower training.optimizer.learning_rate, raise objective.teacher.start, or predict more than one layer"
+            f"{name} is {value:.3g}, below {limit.least:g} for {PATIENCE} steps in a row: the model's targets "
+            f"collapse; lower training.optimizer.learning_rate, {limit.advice}"
         )
         if self.action == "stop":
             raise CollapseError(f"{sentence}; training.collapse=warn goes on all the same")

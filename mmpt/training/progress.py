@@ -41,7 +41,7 @@ def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
 
 
 RANKINGS = ("/spearman", "/hard_overlap", "/hard_overlap_by_chance")  # how well hard tokens are told from easy ones
-SPREADS = ("/target_std", "/prediction_std")  # near 0: collapsed
+SPREADS = ("/target_std", "/prediction_std", "/code_perplexity")  # near 0: collapsed
 EXPERTS = ("experts/dropped", "experts/load_max")
 
 

@@ -16,7 +16,8 @@ from mmpt.objectives.context import context_of
 from mmpt.objectives.several_masks import repeated
 from mmpt.objectives.spread import spread
 from mmpt.objectives.targets import Target, build_target
-from mmpt.tokens import Batch, Content, StreamContext, score
+from mmpt.tokens import Batch, Content, StreamContext
+from mmpt.training.engine import check_model
 
 DECODER = {"type": "decoder", "width": 16, "depth": 1, "heads": 2}
 WAYS = {"drop": DECODER, "replace": {"type": "mlp", "layers": 1}}
@@ -293,13 +294,18 @@ def test_layers_that_are_not_there_are_refused(model_of, target, sentence):
         model_of(image=stream_of(target={"type": "teacher_latents", **target}))
 
 
+def test_a_divided_teacher_is_refused(model_of):
+    check_model({"zero_optimization": {"stage": 2}}, model_of(image=stream_of()))
+    with pytest.raises(ConfigError, match=r"can't follow parts of them; use stage 0, 1 or 2"):
+        check_model({"zero_optimization": {"stage": 3}}, model_of(image=stream_of()))
+
+
 def test_no_mask_at_all_is_refused(model_of):
     with pytest.raises(ConfigError, match=r"objective\.masks_per_sample: expected at least 1, got 0"):
         model_of(image=stream_of(), masks_per_sample=0)
 
 
-def test_scored_positions_of_a_context_without_a_teacher_are_refused(image, full_contents, batch_of):
+def test_a_context_without_a_teacher_is_refused(image, full_contents, batch_of):
     target, batch = target_of(image, layers=1), batch_of(image=full_contents("image"))
     with pytest.raises(ConfigError, match="needs a teacher's latents"):
         target(context_of(batch, "image", 0.5))
-    assert score(batch.streams["image"].observed, None).valid.any()

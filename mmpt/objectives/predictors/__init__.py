@@ -1,6 +1,7 @@
 """Who predicts: a head on each token, or a decoder over all of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ class Latents(NamedTuple):
     shown: Shown
     every: Tokens  # latents of all streams in `x`
     draw: Int[Tensor, " B"]
+    inner: Mapping[int, Float[Tensor, "B K D"]] | None = None  # `own` as blocks gave it, where asked for
 
 
 class Predictor(nn.Module, ABC):

@@ -15,11 +15,13 @@ class Target(nn.Module, ABC):
 
     `size` is how many numbers a prediction has: V classes, or P numbers.
     `latent` says that its values are of the model's own making, so that both they and the predictions can collapse.
+    `quantises` says that they are codes of a quantiser that only a contrastive loss trains.
     `layers` is of how many of the trunk's last blocks it asks what a teacher makes of the complete row.
     """
 
     size: int
     latent = False
+    quantises = False
     layers = 0
 
     @abstractmethod
