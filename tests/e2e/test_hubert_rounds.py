@@ -6,6 +6,7 @@ from running import build_all_small_shards, kill_group, mmpt, start, wait_for, w
 
 from mmpt.data.codebook import load_codebook
 from mmpt.data.manifest import load_manifest
+from mmpt.settings import HubertSettings, IterationSettings
 
 TINY = [
     "streams.speech.channels=8",
@@ -14,7 +15,7 @@ TINY = [
     "trunk.width=16",
     "trunk.heads=2",
     "trunk.depth=2",
-    "hubert.iterations=[{clusters: 6}, {clusters: 9, layer: 1, settings: [training.steps=8]}]",
+    "hubert.iterations=[{clusters: 6}, {clusters: 9, layer: auto, against: label, settings: [training.steps=8]}]",
     "data.batch_size=2",
     "training.steps=6",
     "training.log_every=1",
@@ -50,7 +51,9 @@ def test_each_round_has_units_labels_and_a_run(folder, whole):
         assert len(labels) == len(load_manifest(folder / "shards" / "speech"))
         width = weights(whole / f"round-{number}" / "run")["objective.streams.speech.predictor.codes"]
         assert len(width) == clusters
-    assert codebook.features["layer"] == 1
+    scores = codebook.chosen["pnmi"]
+    assert codebook.features["layer"] == 1 + scores.index(max(scores))
+    assert (len(scores), codebook.chosen["against"]) == (2, "label")
 
 
 def test_the_same_command_again_does_nothing_again(folder, whole):
@@ -68,6 +71,14 @@ def test_other_settings_in_the_same_folder_are_refused(folder, whole):
     assert done.returncode == 2
     assert "holds 6 units of" in done.stderr
     assert "asks for 7" in done.stderr
+
+
+@pytest.mark.parametrize("wrong", [{"layer": "auto"}, {"layer": 2, "against": "label"}, {"against": "label"}])
+def test_layers_are_compared_by_labels_and_labels_are_for_nothing_else(wrong):
+    with pytest.raises(ValueError, match=r"iterations\[1\]: `layer: auto` compares layers by what their units tell"):
+        HubertSettings(
+            stream="speech", iterations=(IterationSettings(clusters=4), IterationSettings(clusters=4, **wrong))
+        )
 
 
 @pytest.mark.slow
