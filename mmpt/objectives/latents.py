@@ -31,7 +31,7 @@ def latents_of(
     progress: float,
     layers: Collection[int] = (),
 ) -> Seen:
-    """Every stream of the batch, the hidden tokens of each corrupted in its way; inner states of these blocks, too."""
+    """Every stream of the batch, hidden tokens of each corrupted in its way, and what the blocks in `layers` give."""
     kept = {
         name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
         for name, content in batch.streams.items()
@@ -53,7 +53,8 @@ def latents_of(
     every, output = backbone.mix(shown, sizes, batch.draw, layers)
     lengths = [part.places.shape[1] for part in shown.values()]
     split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-    inner = {layer: dict(zip(shown, own.x.split(lengths, dim=1), strict=True)) for layer, own in output.inner.items()}
+    states = {n: every.x if n == backbone.trunk.depth else own.x for n, own in output.inner.items()}
+    inner = {layer: dict(zip(shown, x.split(lengths, dim=1), strict=True)) for layer, x in states.items()}
     latents = {
         name: Latents(split[name], shown[name], every, batch.draw, {layer: own[name] for layer, own in inner.items()})
         for name in shown

@@ -19,7 +19,7 @@ from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
-from mmpt.objectives.predictors import Latents
+from mmpt.objectives.predictors import Latents, build_predictor
 from mmpt.objectives.refusals import check_shared, check_stream
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
 from mmpt.objectives.spread import spread
@@ -42,7 +42,7 @@ class StreamObjective(nn.Module):
         self.masking = Masking(modality, settings.masking)
         self.corruption = settings.corruption.build(width)
         self.target = build_target(settings.target, modality, width)
-        self.predictor = settings.predictor.build(encoder, width, self.target.size)
+        self.predictor = build_predictor(settings.predictor, encoder, width, self.target.size, self.target.parts)
         self.loss_prediction = None
         if settings.loss_predictor is not None:
             self.loss_prediction = LossPrediction(self.predictor, encoder, width, settings.loss_predictor)
@@ -237,6 +237,7 @@ class MaskedPrediction(Objective):
     def _latents(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Seen:
         contrasts = [self.part(name).contrast for name in batch.streams]
         layers = {contrast.settings.layer for contrast in contrasts if contrast is not None}
+        layers.update(*(self.part(name).predictor.layers for name in batch.streams))
         return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers)
 
     def _corruptions(self) -> dict[str, Corruption]:
@@ -257,7 +258,9 @@ class MaskedPrediction(Objective):
         context = StreamContext(content, draw, 1.0, substitute=partial(encoder.substitute, content))
         shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
         shown = encoder.settle(shown, content.valid.shape[1])
-        latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
+        latents = Latents(
+            shown.tokens.x, shown, shown.tokens, draw, dict.fromkeys(part.predictor.layers, shown.tokens.x)
+        )
         predictors = [part.predictor] + ([part.loss_prediction.predictor] if part.loss_prediction is not None else [])
         scored = score(content.valid, None)
         predictions = [predictor(latents, content, scored).float().sum() for predictor in predictors]

@@ -18,6 +18,7 @@ def check_stream(
     """Raises ConfigError where the parts of a stream don't go together."""
     name = f"objective.streams.{part.name}"
     _check_predictors(name, part, settings)
+    _check_layers(name, part, depth)
     if part.masking.importance.guided and part.loss_prediction is None:
         raise ConfigError(
             f"{name}.masking.importance: '{settings.masking.importance.name}' asks a teacher, and the stream has no "
@@ -52,6 +53,22 @@ def _check_predictors(name: str, part: "StreamObjective", settings: StreamSettin
                 f"{name}: corruption 'drop' leaves hidden tokens out of the trunk, and predictor '{predictor.name}' "
                 "can't place them either; use corruption=replace, or predictor=decoder"
             )
+
+
+def _check_layers(name: str, part: "StreamObjective", depth: int) -> None:
+    wrong = [layer for layer in part.predictor.layers if not 1 <= layer <= depth]
+    if wrong:
+        raise ConfigError(f"{name}.predictor.layers: expected 1 to {depth}, the trunk's depth, got {wrong[0]}")
+    if part.predictor.layers and depth not in part.predictor.layers:
+        raise ConfigError(
+            f"{name}.predictor.layers: nothing is predicted from block {depth}, the last, so that blocks above "
+            f"{max(part.predictor.layers)} would never be trained; name it for one label set"
+        )
+    if part.loss_prediction is not None and part.loss_prediction.predictor.layers:
+        raise ConfigError(
+            f"{name}.loss_predictor.predictor.layers: what a teacher expects is read from the trunk's output; leave it "
+            "out"
+        )
 
 
 def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: StreamSettings) -> None:

@@ -45,6 +45,8 @@ class Confidence(FrameFeatures):
         part = objective.part(stream) if isinstance(objective, MaskedPrediction) else None
         if part is None or not isinstance(part.target, UnitsTarget | TokenIdsTarget):
             raise DataError(f"{run}: a score is the probability of a class, and its stream '{stream}' predicts none")
+        if len(part.target.parts) > 1 or part.predictor.layers:
+            raise DataError(f"{run}: a score is of one label set at the trunk's output, and '{stream}' has others")
         self.stream, self.part, self.modality = stream, part, modalities[stream]
         own = self.modality
         self.rate = Fraction(own.rate) / own.step if isinstance(own, Sound) else None
