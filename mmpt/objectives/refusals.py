@@ -7,6 +7,7 @@ from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
 from mmpt.objectives.stream_settings import StreamSettings
+from mmpt.objectives.swap import SwapSettings
 
 if TYPE_CHECKING:
     from mmpt.objectives.masked_prediction import StreamObjective
@@ -91,6 +92,21 @@ def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: St
         raise ConfigError(
             f"{name}.contrast.layer: expected 1 to {depth}, the trunk's depth, got {settings.contrast.layer}"
         )
+
+
+def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:
+    """Two views exchange tokens, so both have to have all of them."""
+    if swap is None:
+        return
+    for name, part in parts.items():
+        if part.corruption.drops:
+            raise ConfigError(
+                f"objective.swap: a masked view and a complete one exchange tokens in their places, and corruption "
+                f"'drop' of stream '{name}' leaves some out; use corruption=replace, or leave swap out"
+            )
+    wrong = [layer for layer in swap.layers if not 0 <= layer < depth]
+    if wrong:
+        raise ConfigError(f"objective.swap.layers: expected 0 to {depth - 1}, below the last block, got {wrong[0]}")
 
 
 def check_shared(streams: Mapping[str, StreamSettings]) -> None:

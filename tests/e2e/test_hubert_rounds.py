@@ -1,5 +1,7 @@
 """HuBERT's rounds as a user runs them: killed in the middle, the same command ends where an undisturbed one does."""
 
+import json
+
 import pytest
 import torch
 from running import build_all_small_shards, kill_group, mmpt, start, wait_for, weights
@@ -71,6 +73,51 @@ def test_other_settings_in_the_same_folder_are_refused(folder, whole):
     assert done.returncode == 2
     assert "holds 6 units of" in done.stderr
     assert "asks for 7" in done.stderr
+
+
+PICTURES = """
+streams:
+  image: {type: image, size: 16, patch: 4, crop_scale: [1.0, 1.0], flip: false}
+trunk: {type: transformer, width: 16, depth: 2, heads: 2}
+objective:
+  type: masked_prediction
+  streams:
+    image: {masking: {ratio: 0.5}, corruption: replace, predictor: PREDICTOR, target: TARGET}
+data:
+  sources:
+    pictures: {shards: shards/images, streams: [image]}
+  batch_size: 4
+training:
+  steps: 4
+  save_every: 4
+  log_every: 1
+  optimizer: {learning_rate: 1e-2, warmup_steps: 1}
+"""
+ROUNDS = """
+hubert:
+  stream: image
+  iterations: [{clusters: 5, layer: auto, against: label, run: pixels}]
+"""
+
+
+def test_rounds_of_pictures_begin_with_a_layer_of_another_run(folder):
+    pixels = PICTURES.replace("PREDICTOR", "mlp").replace("TARGET", "pixels")
+    units = PICTURES.replace("PREDICTOR", "{type: cosine_codebook, projection: 8}").replace("TARGET", "units") + ROUNDS
+    (folder / "pixels.yaml").write_text(pixels, encoding="utf-8")
+    (folder / "pictures.yaml").write_text(units, encoding="utf-8")
+    assert mmpt("pretrain", "pixels.yaml", "--out", "pixels", cwd=folder).returncode == 0
+    done = mmpt("hubert", "pictures.yaml", "--out", "pictures", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "chosen" in done.stdout
+    codebook = load_codebook(folder / "pictures/round-1/units.safetensors")
+    assert (codebook.clusters, codebook.rate, codebook.stream) == (5, None, "image")
+    labels = load_manifest(folder / "pictures/round-1/labels/pictures")
+    assert set(labels.lengths("units").tolist()) == {16}  # of 4 x 4 patches
+    lines = [json.loads(line) for line in (folder / "pictures/round-1/run/metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["image/loss"] < 20 for line in lines if "image/loss" in line)
+    done = mmpt("hubert", "pictures.yaml", "--out", "flipped", "streams.image.flip=true", cwd=folder)
+    assert done.returncode != 0
+    assert "the recipe crops or flips it" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", [{"layer": "auto"}, {"layer": 2, "against": "label"}, {"against": "label"}])
