@@ -29,7 +29,7 @@ from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
 from mmpt.downstream.classify import Bootstrap, grouped_folds, linear_probe
 from mmpt.downstream.labelled import find_labelled
-from mmpt.downstream.units.corpus import frames_of
+from mmpt.downstream.units.corpus import Frames
 from mmpt.downstream.units.features import FrameFeatures, LayerFeatures, MfccFeatures
 from mmpt.downstream.units.fit import fit_codebook
 from mmpt.downstream.units.quality import Tally
@@ -77,7 +77,10 @@ class Judge:
         self.folds = grouped_folds(self.train, found.labels[self.train], groups, seed)
         self.bootstrap = Bootstrap(found.labels[self.test], found.groups[self.test], seed)
         reader = Reader(manifest, ["labels"])
-        self.voices = [str(reader.read(int(row))["labels"]["voice"]) for row in found.rows]
+        voices = [str(reader.read(int(row))["labels"]["voice"]) for row in found.rows]
+        self.voices, self.prompts = (
+            np.unique(own, return_inverse=True)[1] for own in (voices, found.groups.astype(str))
+        )
         self.plain: np.ndarray | None = None
 
     def row(self, name: str, features: FrameFeatures, clusters: int, seed: int) -> list[str]:
@@ -85,12 +88,12 @@ class Judge:
         codebook = fit_codebook(features, self.manifest.folder, clusters=clusters, seed=seed)
         prompt, voice = Tally(clusters), Tally(clusters)
         shares = np.zeros((len(self.found.rows), clusters))
-        frames = frames_of(features, self.manifest, self.found.rows.tolist())
+        frames = Frames(features, self.manifest, self.found.rows.tolist())
         for number, (_, own) in enumerate(frames):
             units = codebook.assign(own)
             shares[number] = np.bincount(units, minlength=clusters) / len(units)
-            prompt.add(units, str(self.found.groups[number]))
-            voice.add(units, self.voices[number])
+            prompt.add(units, np.full(len(units), self.prompts[number]))
+            voice.add(units, np.full(len(units), self.voices[number]))
         predicted = linear_probe(shares, self.found.labels, self.folds, self.train, self.test).predicted
         self.plain = predicted if self.plain is None else self.plain
         score = self.bootstrap.interval(predicted, "accuracy")

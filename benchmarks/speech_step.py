@@ -116,7 +116,7 @@ class GivenMask(nn.Module):
 def mmpt_model(sizes: Sizes) -> tuple[MaskedModel, Speech]:
     """Spans of 10 frames hidden behind a learned vector."""
     settings = {"channels": sizes.channels, "norm": sizes.norm, "max_seconds": sizes.seconds[1]}
-    speech = Speech(Facts(Path(), {"sample_rate": RATE, "units": {"clusters": sizes.classes}}), **settings)
+    speech = Speech(Facts(Path(), {"sample_rate": RATE, "units": [{"clusters": sizes.classes}]}), **settings)
     parts = StreamSettings(
         masking=MaskingSettings(ratio=0.5, unit=component(Unit, "span", length=10, lengths="fixed")),
         corruption=component(Corruption, "replace"),
@@ -216,7 +216,7 @@ def contenders_of(sizes: Sizes, seed: int) -> list[Contender]:
         rows = [[speech.read((w, RATE), 0, len(w), None)] for w in waves[number :: sizes.batches]]
         content = speech.collate(rows, None)
         units = units_of(content, sizes.classes)
-        batch = batch_of("speech", content._replace(units=units), number)
+        batch = batch_of("speech", content._replace(units=units.unsqueeze(2)), number)
         hidden = model.hide(batch, 0.0)["speech"].hidden
         padded, lengths = waves_of(content)
         theirs.append((padded, None if content.full else lengths, units, hidden))

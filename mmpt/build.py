@@ -12,7 +12,7 @@ import torch
 from mmpt.config import Component, FrozenDict
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.source import Source
-from mmpt.data.unit_labels import unit_facts
+from mmpt.data.unit_labels import unit_facts, unit_places
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
@@ -32,7 +32,10 @@ def facts_of(recipe: Recipe) -> dict[str, Facts]:
                 raise ConfigError(f"data.sources.{name}: {source.shards} has no field '{stream}'; it has {there}")
             mine = _facts(manifest, stream)
             if stream in source.units:
-                mine = replace(mine, values={**mine.values, "units": unit_facts(source.units[stream])})
+                mine = replace(
+                    mine,
+                    values={**mine.values, "units": [unit_facts(place) for place in unit_places(source.units[stream])]},
+                )
             if stream in source.scores:
                 mine = replace(mine, values={**mine.values, "scores": True})
             _check_scores(facts.get(stream), mine, f"data.sources.{name}", origin.get(stream, ""), stream)
@@ -56,7 +59,7 @@ def _check_units(before: Facts | None, mine: Facts, where: str, other: str, stre
     if before is not None and theirs != own:
         raise ConfigError(
             f"{where}.units: stream '{stream}' has {_codebook(own)} here and {_codebook(theirs)} in source '{other}'; "
-            "label all of its sources with one codebook"
+            "label all of its sources with the same codebooks"
         )
 
 
@@ -68,8 +71,8 @@ def _check_scores(before: Facts | None, mine: Facts, where: str, other: str, str
         )
 
 
-def _codebook(units: Mapping[str, Any] | None) -> str:
-    return f"units of codebook {units['codebook']}" if units else "no units"
+def _codebook(units: Sequence[Mapping[str, Any]] | None) -> str:
+    return f"units of codebook {', '.join(own['codebook'] for own in units)}" if units else "no units"
 
 
 def _facts(manifest: Manifest, stream: str) -> Facts:

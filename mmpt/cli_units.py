@@ -1,8 +1,10 @@
 """The verbs `units fit`, `units label`, `units score` and `hubert`."""
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -25,17 +27,25 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "fit",
         "k-means over frame features of a data set; memory does not grow with it",
         "mmpt units fit shards/speech --clusters 100 --out units/mfcc.safetensors\n"
-        "  mmpt units fit shards/speech --run runs/first --layer 2 --clusters 100 --out units/second.safetensors",
+        "  mmpt units fit shards/speech --run runs/first --layer 2 --clusters 100 --out units/second.safetensors\n"
+        "  mmpt units fit shards/speech --run runs/first --layer auto --against label --out units/second.safetensors",
     )
     fit.add_argument("data", metavar="DATA", help="a data set")
     fit.add_argument("--out", required=True, metavar="FILE", help="the codebook, a .safetensors file")
     fit.add_argument("--clusters", type=int, default=100, metavar="V", help="how many (default: 100)")
     fit.add_argument("--stream", default="speech", metavar="FIELD", help="what is clustered (default: speech)")
-    fit.add_argument("--layer", type=int, metavar="N", help="features of this block of the run's trunk, from 1")
+    fit.add_argument(
+        "--layer",
+        type=_layer,
+        metavar="N",
+        help="features of this block of the run's trunk, from 1; auto: the best one",
+    )
+    fit.add_argument("--against", metavar="FIELD", help="labels that say which layer is best: of samples or of frames")
     fit.add_argument("--split", default="train", help="of the data set (default: train)")
     fit.add_argument("--share", type=float, default=1.0, help="of its samples, drawn by the seed (default: 1.0)")
     fit.add_argument("--passes", type=int, default=5, help="over the samples (default: 5)")
     fit.add_argument("--seed", type=int, default=0, help="of order, share and starts (default: 0)")
+    _add_workers(fit)
     _add_run(fit)
     fit.set_defaults(run=run_fit)
 
@@ -48,7 +58,10 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     label.add_argument("codebook", metavar="CODEBOOK", help="file of 'mmpt units fit'")
     label.add_argument("data", metavar="DATA", help="a data set")
     label.add_argument("--out", required=True, metavar="DIR", help="new folder; a source's `units` names it")
-    label.add_argument("--against", metavar="LABEL", help="a label of the samples for purity and PNMI")
+    label.add_argument(
+        "--against", metavar="FIELD", help="for purity and PNMI: a label of the samples, or a field of labels of frames"
+    )
+    _add_workers(label)
     _add_run(label)
     label.set_defaults(run=run_label)
 
@@ -100,6 +113,20 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--untrained", action="store_true", help="the weights that the run began with, as a control")
 
 
+def _add_workers(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that compute features, with the same result; they take turns on the accelerators (default: 0)",
+    )
+
+
+def _layer(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else int(text)
+
+
 def run_fit(arguments: argparse.Namespace) -> int:
     """`mmpt units fit`."""
     from mmpt.data.codebook import save_codebook
@@ -108,19 +135,47 @@ def run_fit(arguments: argparse.Namespace) -> int:
     out, console = Path(arguments.out), Console(highlight=False)
     if out.suffix != ".safetensors":
         raise DataError(f"--out {out}: expected a .safetensors file")
+    features, chosen = _features_to_fit(arguments, console)
     codebook = fit_codebook(
-        _features(arguments, arguments.stream, arguments.layer),
+        features,
         arguments.data,
         clusters=arguments.clusters,
         split=arguments.split,
         share=arguments.share,
         passes=arguments.passes,
         seed=arguments.seed,
+        workers=arguments.workers,
         console=console,
     )
-    save_codebook(codebook, out)
+    save_codebook(replace(codebook, chosen=chosen), out)
     console.print(f"{out}: {_told(codebook)}", markup=False, soft_wrap=True)
     return 0
+
+
+def _features_to_fit(arguments: argparse.Namespace, console: Console) -> "tuple[FrameFeatures, Mapping[str, Any]]":
+    """Features, and how their layer was chosen, where it was."""
+    from mmpt.downstream.units.features import LayerFeatures
+    from mmpt.downstream.units.layers import choose_layer
+
+    auto = arguments.layer == "auto"
+    if auto != (arguments.against is not None):
+        raise DataError(
+            "--layer auto compares layers by what their units tell of labels that --against names: give both or neither"
+        )
+    features = _features(arguments, arguments.stream, 1 if auto else arguments.layer)
+    if not auto or not isinstance(features, LayerFeatures):
+        return features, {}
+    choice = choose_layer(
+        features,
+        arguments.data,
+        against=arguments.against,
+        clusters=arguments.clusters,
+        split=arguments.split,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        console=console,
+    )
+    return features.of_layer(choice.best), choice.facts
 
 
 def run_label(arguments: argparse.Namespace) -> int:
@@ -131,7 +186,13 @@ def run_label(arguments: argparse.Namespace) -> int:
     console, codebook = Console(highlight=False), load_codebook(Path(arguments.codebook))
     features = _features(arguments, codebook.stream, codebook.features.get("layer"))
     manifest, quality = label_data(
-        codebook, features, arguments.data, arguments.out, against=arguments.against, console=console
+        codebook,
+        features,
+        arguments.data,
+        arguments.out,
+        against=arguments.against,
+        workers=arguments.workers,
+        console=console,
     )
     console.print(quality.table())
     console.print(f"{arguments.out}: {len(manifest)} samples, {_told(codebook)}", markup=False, soft_wrap=True)

@@ -130,7 +130,9 @@ class IterationSettings:
 
     Args:
         clusters: units.
-        layer: of the trunk whose output is clustered, from 1; None: MFCCs.
+        layer: of the trunk whose output is clustered, from 1; None: MFCCs; `auto`: the one whose units tell most of the
+            labels `against`, by PNMI.
+        against: a label of the samples, or a field with a label of each frame; for `layer: auto`.
         run: whose trunk that is; None: the run of the round before.
         share: of the training samples that the codebook is fitted to.
         passes: of k-means over them.
@@ -138,7 +140,8 @@ class IterationSettings:
     """
 
     clusters: int
-    layer: int | None = None
+    layer: int | Literal["auto"] | None = None
+    against: str | None = None
     run: Path | None = None
     share: float = 1.0
     passes: int = 5
@@ -153,11 +156,13 @@ class HubertSettings:
         stream: that is labelled.
         iterations: one after the other.
         fit_on: the source whose training samples the codebooks are fitted to; None: the first with the stream.
+        workers: processes that compute features for codebooks and labels, which are the same for any number of them.
     """
 
     stream: str
     iterations: tuple[IterationSettings, ...]
     fit_on: str | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not self.iterations:
@@ -168,6 +173,11 @@ class HubertSettings:
         for number, iteration in enumerate(self.iterations):
             if iteration.run is not None and iteration.layer is None:
                 raise ValueError(f"iterations[{number}]: `run` without `layer`; MFCCs are of no run")
+            if (iteration.layer == "auto") != (iteration.against is not None):
+                raise ValueError(
+                    f"iterations[{number}]: `layer: auto` compares layers by what their units tell of labels that "
+                    "`against` names; set both, or neither"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 The axes, for the whole package: B samples (rows), N tokens of a stream, S tokens of all streams, K shown tokens, Q
 scored tokens of a row, M scored tokens of the batch (flat), D width, W another width, H heads, E experts, V vocabulary
-or codebook, P numbers of a patch, L layers, T time samples, C channels or leads.
+or codebook, U label sets, P numbers of a patch, L layers, T time samples, C channels or leads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Content(NamedTuple):
     place: Int[Tensor, "B N"]  # position inside the document
     full: bool = False  # every token valid and one document a row: attention needs no mask
     observed_count: int | None = None  # observed tokens of every row, where all rows have as many
-    units: Int[Tensor, "B N"] | None = None  # k-means labels of the observed tokens, where the source has any
+    units: Int[Tensor, "B N U"] | None = None  # k-means labels of the observed tokens, where the source has any
     scores: Float[Tensor, "B N"] | None = None  # a scorer's confidence in the observed tokens, likewise
 
     def to(self, device: torch.device) -> "Content":

@@ -81,13 +81,13 @@ def modalities(text, image, tmp_path_factory):
 def with_unit_facts(facts):
     """As a data set with labels of a codebook has them."""
     units = {"codebook": "0", "clusters": CLUSTERS, "rate": None, "stream": "any", "features": {}}
-    return replace(facts, values={**facts.values, "units": units, "scores": True})
+    return replace(facts, values={**facts.values, "units": [units], "scores": True})
 
 
 def labelled(content):
     """With some unit and some score for every token."""
     units = (3 * content.place + content.segment) % CLUSTERS
-    return content._replace(units=units, scores=((units * 5 + content.place) % 11 + 1) / 11)
+    return content._replace(units=units.unsqueeze(2), scores=((units * 5 + content.place) % 11 + 1) / 11)
 
 
 def picture(number):

@@ -360,7 +360,8 @@ def test_shares_of_kept_and_random_tokens_are_met(chosen, backbone_of, modalitie
 
 
 def predictor_for(chosen, backbone, modality_name, name, size):
-    return built(chosen(Predictor, name), backbone.encoders[modality_name], WIDTH, size)
+    part = chosen(Predictor, name)
+    return built(part, backbone.encoders[modality_name], WIDTH, (size,) if part.target.by_parts else size)
 
 
 @pytest.fixture

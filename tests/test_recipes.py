@@ -23,8 +23,9 @@ from mmpt.training.engine import optimizer_for
 def shards(tmp_path_factory):
     folder = build_all_small_shards(tmp_path_factory.mktemp("shards"))
     speech = folder / "speech"
-    codebook = fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=50)
-    save_codebook(codebook, folder / "units" / "mfcc.safetensors")
+    for name, clusters in (("mfcc", 50), ("coarse", 25)):
+        codebook = fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=clusters)
+        save_codebook(codebook, folder / "units" / f"{name}.safetensors")
     write_scores(folder)
     return folder
 
@@ -66,7 +67,8 @@ def test_recipes_are_listed_with_a_line_each():
     lines = done.stdout.splitlines()
     names = ["ask2mask_speech", "data2vec_image", "ecg_mae", "ecg_report_joint", "eve_image_text"]
     names += ["eve_image_text_dense", "five", "hpm_image", "hubert_speech", "image_mae", "image_text_joint"]
-    names += ["labs_mltm", "labs_note_joint", "speech_masked", "speech_text_joint", "text_mlm", "w2v_bert_speech"]
+    names += ["labs_mltm", "labs_note_joint", "ms_hubert_speech", "speech_masked", "speech_text_joint", "text_mlm"]
+    names += ["w2v_bert_speech"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 

@@ -7,7 +7,7 @@ labels go.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class Codebook:
         rate: labels a second; None: a label for each observed token of the modality.
         stream: the field that is labelled.
         features: what the centroids are of, as settings: `{"type": "mfcc", ...}` or `{"type": "layer", ...}`.
+        chosen: how the layer was chosen, where it was: scores of all layers, and against which labels.
     """
 
     centroids: Float[np.ndarray, "V P"]
     rate: Fraction | None
     stream: str
     features: Mapping[str, Any]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def clusters(self) -> int:
@@ -53,7 +55,8 @@ class Codebook:
     @property
     def facts(self) -> dict[str, Any]:
         """What travels with labels."""
-        return {"codebook": self.hash, "clusters": self.clusters, **self._described()}
+        chosen = {"chosen": dict(self.chosen)} if self.chosen else {}
+        return {"codebook": self.hash, "clusters": self.clusters, **self._described(), **chosen}
 
     def _described(self) -> dict[str, Any]:
         rate = None if self.rate is None else str(self.rate)
@@ -87,7 +90,7 @@ def load_codebook(file: Path) -> Codebook:
             facts = json.loads((opened.metadata() or {})["codebook"])
             centroids = opened.get_tensor("centroids")
         rate = None if facts["rate"] is None else Fraction(facts["rate"])
-        codebook = Codebook(centroids, rate, facts["stream"], facts["features"])
+        codebook = Codebook(centroids, rate, facts["stream"], facts["features"], facts.get("chosen", {}))
         expected = facts["codebook"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: no codebook ({error}); make one with 'mmpt units fit'") from error

@@ -13,8 +13,8 @@ from mmpt.config import Component, component
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.data.token_scores import StoredScores, with_scores
-from mmpt.data.unit_labels import UnitLabels, open_labels, with_units
+from mmpt.data.token_scores import StoredScores
+from mmpt.data.unit_labels import LabelSets, open_labels, unit_places
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError, DataError
 from mmpt.tokens import Content
@@ -33,7 +33,7 @@ class SourceSettings:
         split: of the data set.
         layout: how samples become rows.
         units: by stream, the labels that target `units` predicts: a folder of 'mmpt units label', or an MFCC codebook
-            (.safetensors), whose labels are computed as samples are read.
+            (.safetensors), whose labels are computed as samples are read; or a list of them, whose losses add.
         scores: by stream, a scorer's confidence in every token: a folder of 'mmpt units score'.
     """
 
@@ -42,7 +42,7 @@ class SourceSettings:
     weight: float = 1.0
     split: str = "train"
     layout: Component[Layout] = component(Layout, "samples")
-    units: dict[str, Path] = field(default_factory=dict)
+    units: dict[str, Path | tuple[Path, ...]] = field(default_factory=dict)
     scores: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,6 +54,9 @@ class SourceSettings:
             for stream in given:
                 if stream not in self.streams:
                     raise ValueError(f"{name}: expected one of the streams {', '.join(self.streams)}, got {stream}")
+        for stream, places in self.units.items():
+            if not unit_places(places):
+                raise ValueError(f"units.{stream}: expected at least one folder or codebook")
 
 
 class Skip(NamedTuple):
@@ -96,12 +99,16 @@ class Source:
             raise ConfigError(f"data.sources.{name}.layout: documents of one stream can be packed, joint samples can't")
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0))
 
-    def _beside(self, settings: SourceSettings, manifest: Manifest) -> dict[tuple[str, str], UnitLabels]:
+    def _beside(self, settings: SourceSettings, manifest: Manifest) -> dict[tuple[str, str], LabelSets | StoredScores]:
         """What the source has of the tokens of a stream, by its kind and the stream."""
         where, beside = f"data.sources.{self.name}", {}
-        for stream, place in settings.units.items():
+        for stream, places in settings.units.items():
             modality = self.modalities[stream]
-            beside["units", stream] = open_labels(place, stream, manifest, modality, f"{where}.units.{stream}")
+            sets = [
+                open_labels(place, stream, manifest, modality, f"{where}.units.{stream}")
+                for place in unit_places(places)
+            ]
+            beside["units", stream] = LabelSets(sets)
         for stream, place in settings.scores.items():
             modality = self.modalities[stream]
             beside["scores", stream] = StoredScores(place, stream, manifest, modality, f"{where}.scores.{stream}")
@@ -152,8 +159,8 @@ class Source:
         streams = {
             name: modality.collate(documents[name], self.plan.row_size) for name, modality in self.modalities.items()
         }
-        for (kind, name), rows in beside.items():
-            streams[name] = (with_units if kind == "units" else with_scores)(streams[name], rows)
+        for which, rows in beside.items():
+            streams[which[1]] = self.beside[which].joined(streams[which[1]], rows)
         return Rows(streams, uid, epoch, skips, readable)
 
     def _read_row(

@@ -41,12 +41,11 @@ class StoredScores(UnitLabels):
             raise DataError(f"{self.beside.folder}: expected finite numbers, 0 or more, as scores of this sample")
         return scores
 
-
-def with_scores(content: Content, rows: list[np.ndarray | None]) -> Content:
-    """Content whose observed tokens have these scores, in order; everything else has 0."""
-    scores = torch.zeros(content.valid.shape)
-    for row, own in enumerate(rows):
-        if own is not None:
-            here = torch.nonzero(content.valid[row] & content.observed[row])[:, 0]
-            scores[row, here] = torch.from_numpy(own.astype(np.float32))
-    return content._replace(scores=scores)
+    def joined(self, content: Content, rows: list[np.ndarray | None]) -> Content:
+        """Content whose observed tokens have these scores, in order; everything else has 0."""
+        scores = torch.zeros(content.valid.shape)
+        for row, own in enumerate(rows):
+            if own is not None:
+                here = torch.nonzero(content.valid[row] & content.observed[row])[:, 0]
+                scores[row, here] = torch.from_numpy(own.astype(np.float32))
+        return content._replace(scores=scores)

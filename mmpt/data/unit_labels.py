@@ -1,6 +1,7 @@
 """The k-means label of every token: stored beside a data set, or computed from MFCCs as samples are read."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,26 @@ class MfccLabels(UnitLabels):
         return self.codebook.assign(mfcc_of(value))
 
 
+class LabelSets:
+    """The label sets of one stream side by side, in the order of the recipe."""
+
+    def __init__(self, sets: Sequence[UnitLabels]) -> None:
+        self.sets = sets
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of them."""
+        return " ".join(labels.fingerprint for labels in self.sets)
+
+    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Shaped[np.ndarray, "N U"]:
+        """As `UnitLabels.tokens` has them."""
+        return np.stack([labels.tokens(sample, value, start, read) for labels in self.sets], axis=1)
+
+    def joined(self, content: Content, rows: list[np.ndarray | None]) -> Content:
+        """Content whose observed tokens have these labels, in order; everything else has 0."""
+        return with_units(content, rows, len(self.sets))
+
+
 def unit_facts(place: Path) -> dict[str, Any]:
     """Facts of the labels in a folder, or of a codebook file."""
     if place.suffix == ".safetensors":
@@ -158,6 +179,11 @@ def unit_facts(place: Path) -> dict[str, Any]:
     if FIELD not in manifest.fields:
         raise ConfigError(f"{place} has no field '{FIELD}'; make it with 'mmpt units label'")
     return manifest.fields[FIELD].facts
+
+
+def unit_places(given: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    """One place or several."""
+    return (given,) if isinstance(given, Path) else given
 
 
 def open_labels(place: Path, stream: str, data: Manifest, modality: Modality, where: str) -> UnitLabels:
@@ -170,9 +196,9 @@ def open_labels(place: Path, stream: str, data: Manifest, modality: Modality, wh
     return StoredLabels(place, data, modality, where)
 
 
-def with_units(content: Content, rows: list[Integer[np.ndarray, " _"] | None]) -> Content:
-    """Content whose observed tokens have these labels, in order; everything else has 0."""
-    units = torch.zeros(content.valid.shape, dtype=torch.int64)
+def with_units(content: Content, rows: list[Integer[np.ndarray, "_ U"] | None], sets: int) -> Content:
+    """Content whose observed tokens have these labels of `sets` label sets, in order; everything else has 0."""
+    units = torch.zeros(*content.valid.shape, sets, dtype=torch.int64)
     for row, labels in enumerate(rows):
         if labels is not None:
             here = torch.nonzero(content.valid[row] & content.observed[row])[:, 0]

@@ -11,6 +11,7 @@ from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.predictors import Latents
+from mmpt.objectives.swap import SwapSettings, both_views, draws_of_both, exchange_of, views_of
 from mmpt.tokens import Batch, Content, Scored, Shown, Tokens, concatenate, drop_content, replace
 from mmpt.trunk import TrunkOutput
 
@@ -21,6 +22,7 @@ class Seen(NamedTuple):
     latents: dict[str, Latents]
     output: TrunkOutput
     embedded: dict[str, Tokens]  # before any was replaced; without those that are dropped
+    clean: dict[str, Latents]  # of the complete view, where there is one
 
 
 def latents_of(
@@ -30,8 +32,41 @@ def latents_of(
     hidden: Mapping[str, Hidden],
     progress: float,
     layers: Collection[int] = (),
+    swap: SwapSettings | None = None,
 ) -> Seen:
-    """Every stream of the batch, the hidden tokens of each corrupted in its way; inner states of these blocks, too."""
+    """Every stream of the batch, hidden tokens of each corrupted in its way, and what the blocks in `layers` give.
+
+    With `swap` the complete row goes through the trunk beside it.
+    """
+    tokens, shown = _shown(backbone, corruptions, batch, hidden, progress)
+    sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
+    draw, exchange = batch.draw, None
+    if swap is not None:
+        shown = {name: both_views(part, tokens[name]) for name, part in shown.items()}
+        draw, exchange = draws_of_both(draw), exchange_of(swap, batch, hidden, shown)
+    every, output = backbone.mix(shown, sizes, draw, layers, exchange)
+    lengths = [part.places.shape[1] for part in shown.values()]
+    split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
+    states = {n: every.x if n == backbone.trunk.depth else own.x for n, own in output.inner.items()}
+    inner = {layer: dict(zip(shown, x.split(lengths, dim=1), strict=True)) for layer, x in states.items()}
+    latents = {
+        name: Latents(split[name], shown[name], every, draw, {layer: own[name] for layer, own in inner.items()})
+        for name in shown
+    }
+    if swap is None:
+        return Seen(latents, output, tokens, {})
+    masked, clean = ({name: views_of(own)[view] for name, own in latents.items()} for view in (0, 1))
+    return Seen(masked, output, tokens, clean)
+
+
+def _shown(
+    backbone: Backbone,
+    corruptions: Mapping[str, Corruption],
+    batch: Batch,
+    hidden: Mapping[str, Hidden],
+    progress: float,
+) -> tuple[dict[str, Tokens], dict[str, Shown]]:
+    """Every stream embedded, and what is shown of it."""
     kept = {
         name: drop_content(content, hidden[name].hidden, hidden[name].hidden_count)
         for name, content in batch.streams.items()
@@ -49,16 +84,7 @@ def latents_of(
             hidden_count=hidden[name].hidden_count, substitute=partial(backbone.encoder(name).substitute, content)
         )
         shown[name] = corruptions[name](embedded, hidden[name].hidden, context)
-    sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
-    every, output = backbone.mix(shown, sizes, batch.draw, layers)
-    lengths = [part.places.shape[1] for part in shown.values()]
-    split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
-    inner = {layer: dict(zip(shown, own.x.split(lengths, dim=1), strict=True)) for layer, own in output.inner.items()}
-    latents = {
-        name: Latents(split[name], shown[name], every, batch.draw, {layer: own[name] for layer, own in inner.items()})
-        for name in shown
-    }
-    return Seen(latents, output, tokens)
+    return tokens, shown
 
 
 def of_complete(backbone: Backbone, batch: Batch) -> dict[str, Latents]:

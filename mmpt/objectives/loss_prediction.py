@@ -12,7 +12,7 @@ from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
 from mmpt.objectives import Guide
-from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.predictors import Latents, Predictor, build_predictor
 from mmpt.tokens import Content, Scored, flatten, unflatten
 
 Figures = dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]
@@ -49,7 +49,7 @@ class LossPrediction(nn.Module):
     def __init__(self, main: Predictor, encoder: Encoder, width: int, settings: LossPredictionSettings) -> None:
         super().__init__()
         self.form, self.weight = settings.form, settings.weight
-        self.predictor = settings.predictor.build(encoder, width, 1)
+        self.predictor = build_predictor(settings.predictor, encoder, width, 1)
         if type(self.predictor) is type(main):
             _share_entry(self.predictor, main)
 

@@ -1,11 +1,10 @@
 """Masked prediction: hide part of every stream and predict it from the rest; a method is a choice of parts."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from mmpt.encoders import Modality
@@ -19,14 +18,16 @@ from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
-from mmpt.objectives.predictors import Latents
-from mmpt.objectives.refusals import check_shared, check_stream
+from mmpt.objectives.predictors import Latents, build_predictor
+from mmpt.objectives.refusals import check_shared, check_stream, check_swap
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
 from mmpt.objectives.spread import spread
 from mmpt.objectives.stream_settings import StreamSettings
+from mmpt.objectives.swap import SwapSettings
 from mmpt.objectives.targets import build_target
 from mmpt.objectives.targets.online_codes import OnlineCodesTarget
 from mmpt.objectives.teacher import Followed, Teacher, TeacherSettings
+from mmpt.objectives.touch import touched
 from mmpt.tokens import Batch, Content, Scored, StreamContext, flatten, gather, score
 
 
@@ -42,7 +43,7 @@ class StreamObjective(nn.Module):
         self.masking = Masking(modality, settings.masking)
         self.corruption = settings.corruption.build(width)
         self.target = build_target(settings.target, modality, width)
-        self.predictor = settings.predictor.build(encoder, width, self.target.size)
+        self.predictor = build_predictor(settings.predictor, encoder, width, self.target.size, self.target.parts)
         self.loss_prediction = None
         if settings.loss_predictor is not None:
             self.loss_prediction = LossPrediction(self.predictor, encoder, width, settings.loss_predictor)
@@ -122,6 +123,12 @@ class StreamObjective(nn.Module):
             figures |= of_it
         return loss, figures
 
+    def of_clean(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
+        """The same tokens' loss where nothing was hidden."""
+        scored = score(hidden.scored, hidden.hidden_count)
+        each, figures = self.each(latents, context.content, self.target(context), scored)
+        return self.summed(each, scored, hidden.weight), {"clean_loss": figures["loss"]}
+
     def _contrasted(
         self, contrast: Contrast, latents: Latents, context: StreamContext, hidden: Hidden, scored: Scored
     ) -> tuple[Loss, Figures]:
@@ -140,6 +147,7 @@ class MaskedPrediction(Objective):
         streams: the parts of every stream of the recipe.
         teacher: how the copy follows that importance `predicted_loss` and target `teacher_latents` ask.
         masks_per_sample: masks that a sample is trained with in one step; the teacher looks at it once.
+        swap: the complete row goes through the trunk, too, and exchanges visible tokens with the masked one.
     """
 
     def __init__(
@@ -150,11 +158,12 @@ class MaskedPrediction(Objective):
         streams: dict[str, StreamSettings],
         teacher: TeacherSettings | None = None,
         masks_per_sample: int = 1,
+        swap: SwapSettings | None = None,
     ) -> None:
         super().__init__()
         if masks_per_sample < 1:
             raise ConfigError(f"objective.masks_per_sample: expected at least 1, got {masks_per_sample}")
-        self.masks = masks_per_sample
+        self.masks, self.swap = masks_per_sample, swap
         for name in modalities:
             if name not in streams:
                 raise ConfigError(f"objective.streams: stream '{name}' of the recipe has no entry; add one")
@@ -166,6 +175,7 @@ class MaskedPrediction(Objective):
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
+        check_swap(swap, {name: self.part(name) for name in modalities}, backbone.trunk.depth)
         self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
         self.taught_layers = max(self.part(name).target.layers for name in modalities)
         asked = bool(self.guided or self.taught_layers)
@@ -207,20 +217,23 @@ class MaskedPrediction(Objective):
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
         contexts, samples = self._contexts(batch, progress), len(batch.uid)
-        latents, output, embedded = self._latents(backbone, repeated(batch, self.masks), hidden, progress)
-        losses, metrics = {}, output.metrics(list(backbone.numbers))
-        for name, latent in latents.items():
+        seen = self._latents(backbone, repeated(batch, self.masks), hidden, progress, self.swap)
+        losses, metrics = {}, seen.output.metrics(list(backbone.numbers))
+        for name, latent in seen.latents.items():
             part, context = self.part(name), contexts[name]
             if not part.corruption.drops:
-                context = context._replace(embedded=embedded[name].x)
+                context = context._replace(embedded=seen.embedded[name].x)
             loss, figures = part(latent, context, hidden[name])
+            if self.swap is not None:
+                more, of_it = part.of_clean(seen.clean[name], context, hidden[name])
+                loss, figures = _sum_of(loss, more, self.swap.clean_weight), figures | of_it
             if part.feature_penalty:
-                penalty = part.feature_penalty * cast("Tensor", embedded[name].penalty)
+                penalty = part.feature_penalty * cast("Tensor", seen.embedded[name].penalty)
                 loss = loss._replace(total=loss.total + penalty * hidden[name].denominator)
                 figures["penalty"] = penalty.detach(), torch.ones_like(penalty)
             losses[name] = of_samples(loss, samples)
             metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
-        return Step(losses, output.balance, output.router_z, metrics)
+        return Step(losses, seen.output.balance, seen.output.router_z, metrics)
 
     def _contexts(self, batch: Batch, progress: float) -> dict[str, StreamContext]:
         """With what the teacher says of the streams whose target asks it."""
@@ -234,10 +247,18 @@ class MaskedPrediction(Objective):
                 contexts[name] = contexts[name]._replace(taught=own)
         return contexts
 
-    def _latents(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Seen:
+    def _latents(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        hidden: dict[str, Hidden],
+        progress: float,
+        swap: SwapSettings | None = None,
+    ) -> Seen:
         contrasts = [self.part(name).contrast for name in batch.streams]
         layers = {contrast.settings.layer for contrast in contrasts if contrast is not None}
-        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers)
+        layers.update(*(self.part(name).predictor.layers for name in batch.streams))
+        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers, swap)
 
     def _corruptions(self) -> dict[str, Corruption]:
         return {name: self.part(name).corruption for name in self.streams}
@@ -247,25 +268,8 @@ class MaskedPrediction(Objective):
         total = batch.draw.new_zeros((), dtype=torch.float32)
         for name in self.streams:
             if name not in batch.streams:
-                total = total + self._touch(backbone, name, batch.draw[:1])
+                total = total + touched(self.part(name), backbone.encoder(name), self.modalities[name], batch.draw[:1])
         return total
-
-    def _touch(self, backbone: Backbone, name: str, draw: Int[Tensor, " 1"]) -> Float[Tensor, ""]:
-        part, encoder = self.part(name), backbone.encoder(name)
-        content = self.modalities[name].collate([[]], None).to(draw.device)
-        tokens = encoder(content)
-        context = StreamContext(content, draw, 1.0, substitute=partial(encoder.substitute, content))
-        shown = part.corruption(tokens, torch.zeros_like(content.valid), context)
-        shown = encoder.settle(shown, content.valid.shape[1])
-        latents = Latents(shown.tokens.x, shown, shown.tokens, draw)
-        predictors = [part.predictor] + ([part.loss_prediction.predictor] if part.loss_prediction is not None else [])
-        scored = score(content.valid, None)
-        predictions = [predictor(latents, content, scored).float().sum() for predictor in predictors]
-        if part.contrast is not None:
-            every = Scored(shown.places, content.valid, full=True)
-            quantised = cast("OnlineCodesTarget", part.target).quantised(context._replace(embedded=tokens.x), every)
-            predictions.append(part.contrast.touch(latents.own, quantised))
-        return sum(predictions, shown.tokens.x.float().sum() + shown.tokens.position.float().sum())
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:

@@ -7,6 +7,7 @@ from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
 from mmpt.objectives.stream_settings import StreamSettings
+from mmpt.objectives.swap import SwapSettings
 
 if TYPE_CHECKING:
     from mmpt.objectives.masked_prediction import StreamObjective
@@ -18,6 +19,7 @@ def check_stream(
     """Raises ConfigError where the parts of a stream don't go together."""
     name = f"objective.streams.{part.name}"
     _check_predictors(name, part, settings)
+    _check_layers(name, part, depth)
     if part.masking.importance.guided and part.loss_prediction is None:
         raise ConfigError(
             f"{name}.masking.importance: '{settings.masking.importance.name}' asks a teacher, and the stream has no "
@@ -54,6 +56,22 @@ def _check_predictors(name: str, part: "StreamObjective", settings: StreamSettin
             )
 
 
+def _check_layers(name: str, part: "StreamObjective", depth: int) -> None:
+    wrong = [layer for layer in part.predictor.layers if not 1 <= layer <= depth]
+    if wrong:
+        raise ConfigError(f"{name}.predictor.layers: expected 1 to {depth}, the trunk's depth, got {wrong[0]}")
+    if part.predictor.layers and depth not in part.predictor.layers:
+        raise ConfigError(
+            f"{name}.predictor.layers: nothing is predicted from block {depth}, the last, so that blocks above "
+            f"{max(part.predictor.layers)} would never be trained; name it for one label set"
+        )
+    if part.loss_prediction is not None and part.loss_prediction.predictor.layers:
+        raise ConfigError(
+            f"{name}.loss_predictor.predictor.layers: what a teacher expects is read from the trunk's output; leave it "
+            "out"
+        )
+
+
 def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: StreamSettings) -> None:
     if settings.contrast is None:
         raise ConfigError(
@@ -74,6 +92,21 @@ def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: St
         raise ConfigError(
             f"{name}.contrast.layer: expected 1 to {depth}, the trunk's depth, got {settings.contrast.layer}"
         )
+
+
+def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:
+    """Two views exchange tokens, so both have to have all of them."""
+    if swap is None:
+        return
+    for name, part in parts.items():
+        if part.corruption.drops:
+            raise ConfigError(
+                f"objective.swap: a masked view and a complete one exchange tokens in their places, and corruption "
+                f"'drop' of stream '{name}' leaves some out; use corruption=replace, or leave swap out"
+            )
+    wrong = [layer for layer in swap.layers if not 0 <= layer < depth]
+    if wrong:
+        raise ConfigError(f"objective.swap.layers: expected 0 to {depth - 1}, below the last block, got {wrong[0]}")
 
 
 def check_shared(streams: Mapping[str, StreamSettings]) -> None:

@@ -1,7 +1,7 @@
 """The trunk that all modalities share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmpt.tokens import Tokens
 
+Between = Callable[[int, Tensor], Tensor]  # what is made of the tokens behind a block, counted from 1
 Columns = tuple[tuple[int, int], ...]  # stream and how many columns it takes, left to right
 
 
@@ -100,9 +101,14 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = (), layers: Collection[int] = ()
+        self,
+        tokens: Tokens,
+        draw: Int[Tensor, " B"],
+        columns: Columns = (),
+        layers: Collection[int] = (),
+        between: Between | None = None,
     ) -> TrunkOutput:
         """`draw` is the key of each row's random numbers; `columns` says which columns are of which stream.
 
-        Inner states come along of the blocks in `layers`, counted from 1.
+        Inner states come along of the blocks in `layers`, counted from 1, as they were before `between`.
         """

@@ -12,7 +12,7 @@ from mmpt.config import Component, component
 from mmpt.errors import ConfigError
 from mmpt.randomness import fold, uniform
 from mmpt.tokens import Tokens, gather
-from mmpt.trunk import Columns, Inner, Routing, Surroundings, Trunk, TrunkOutput
+from mmpt.trunk import Between, Columns, Inner, Routing, Surroundings, Trunk, TrunkOutput
 from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import rotary_turns
@@ -125,7 +125,12 @@ class Transformer(Trunk):
                 block.compile(dynamic=True)
 
     def forward(
-        self, tokens: Tokens, draw: Int[Tensor, " B"], columns: Columns = (), layers: Collection[int] = ()
+        self,
+        tokens: Tokens,
+        draw: Int[Tensor, " B"],
+        columns: Columns = (),
+        layers: Collection[int] = (),
+        between: Between | None = None,
     ) -> TrunkOutput:
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
         around = self.surroundings(tokens, draw)._replace(columns=columns)
@@ -140,6 +145,8 @@ class Transformer(Trunk):
                 x, routing = self._run(block, x, around)
             if routing is not None:
                 routings[layer] = routing
+            if between is not None:
+                x = between(layer, x)
         return TrunkOutput(self.norm(x), routings, inner)
 
     def _run(self, block: Callable[..., Any], x: Float[Tensor, "B S D"], around: Surroundings) -> Any:

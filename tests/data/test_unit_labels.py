@@ -129,7 +129,7 @@ def test_labels_made_while_reading_are_the_stored_ones(data, tmp_path):
     bins = list(range(reading.plan.num_bins))
     one, other = reading.rows(bins).streams["speech"], stored.rows(bins).streams["speech"]
     assert one.units is not None
-    assert len(set(one.units[one.valid].tolist())) > 1
+    assert len(one.units[one.valid].unique()) > 1
     torch.testing.assert_close(one.units, other.units)
 
 
@@ -147,7 +147,7 @@ def test_every_piece_of_a_long_recording_gets_the_labels_of_its_own_time(data, t
         count = int(content.valid[row].sum())
         last = len(labels[f"clip{int(source.pieces.sample[piece])}"]) - 1
         expected = [min(first + token * 128 // 80, last) for token in range(count)]
-        assert content.units[row, :count].tolist() == expected
+        assert content.units[row, :count, 0].tolist() == expected
 
 
 def test_labels_that_do_not_fit_are_refused_with_the_sample_named(data, tmp_path):
@@ -193,11 +193,28 @@ def test_token_labels_of_a_cropped_picture_are_refused(tmp_path, data):
 def test_padding_and_class_tokens_have_no_label(tmp_path):
     image = Image(Facts(tmp_path), size=16, patch=8)
     content = image.collate([[np.zeros((5, 192), np.uint8)], []], None)
-    units = with_units(content, [np.array([3, 1, 2, 9]), None]).units
-    assert units.tolist() == [[0, 3, 1, 2, 9], [0, 0, 0, 0, 0]]
+    units = with_units(content, [np.array([[3, 7], [1, 7], [2, 7], [9, 7]]), None], 2).units
+    assert units[:, :, 0].tolist() == [[0, 3, 1, 2, 9], [0, 0, 0, 0, 0]]
+    assert units[:, :, 1].tolist() == [[0, 7, 7, 7, 7], [0, 0, 0, 0, 0]]
 
 
 def test_the_target_needs_labels(tmp_path):
     with pytest.raises(ConfigError, match="no source of this stream has any"):
         component(Target, "units").build(small_speech(tmp_path))
     assert isinstance(component(Target, "units"), Component)
+
+
+def test_several_label_sets_stand_side_by_side_each_at_its_own_rate(data, tmp_path):
+    codebook, file = mfcc_codebook(), tmp_path / "book.safetensors"
+    save_codebook(codebook, file)
+    slow = {f"clip{n}": np.arange(max(length // 320, 1)) for n, length in enumerate(LENGTHS)}
+    folder = write_labels(tmp_path / "slow", slow, {**codebook.facts, "clusters": 1000, "rate": "25"})
+    both, *alone = (source_of(data, tmp_path, places) for places in ((file, folder), file, (folder,)))
+    bins = list(range(both.plan.num_bins))
+    units = both.rows(bins).streams["speech"].units
+    assert units.shape[2] == 2
+    for number, source in enumerate(alone):
+        torch.testing.assert_close(units[:, :, number : number + 1], source.rows(bins).streams["speech"].units)
+    assert both.fingerprint != alone[0].fingerprint
+    with pytest.raises(ValueError, match=r"units\.speech: expected at least one folder or codebook"):
+        SourceSettings(shards=data.folder, streams=("speech",), units={"speech": ()})

@@ -1,6 +1,7 @@
 """Units: the same codebook from the same call, labels that follow their samples, figures that are scikit-learn's."""
 
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,11 +15,14 @@ from torch.testing import assert_close
 from mmpt.data.codebook import Codebook
 from mmpt.data.manifest import load_manifest
 from mmpt.data.reader import Reader
+from mmpt.data.schema import declare
+from mmpt.data.writer import ShardWriter
 from mmpt.downstream.encoder import load
-from mmpt.downstream.units.corpus import frames_of, rows_with
+from mmpt.downstream.units.corpus import Frames, rows_with
 from mmpt.downstream.units.features import LayerFeatures, MfccFeatures
-from mmpt.downstream.units.fit import fit_codebook
+from mmpt.downstream.units.fit import fit_codebook, k_means
 from mmpt.downstream.units.label import is_labelled, label_data
+from mmpt.downstream.units.layers import choose_layer
 from mmpt.downstream.units.quality import Tally, purity_and_pnmi
 from mmpt.errors import DataError
 from mmpt.training.command import pretrain
@@ -90,7 +94,7 @@ def test_the_same_call_gives_the_same_codebook(mfcc, speech, codebook):
 
 
 def test_centroids_are_nearly_as_good_as_those_of_k_means_over_all_frames(mfcc, speech, codebook):
-    frames = np.concatenate([own for _, own in frames_of(mfcc, speech, rows_with(speech, "speech", "train"))])
+    frames = np.concatenate([own for _, own in Frames(mfcc, speech, rows_with(speech, "speech", "train"))])
     best = KMeans(8, n_init=5, random_state=0).fit(frames)
     spread = ((frames - codebook.centroids[codebook.assign(frames)]) ** 2).sum()
     assert spread < 1.05 * best.inertia_
@@ -99,9 +103,11 @@ def test_centroids_are_nearly_as_good_as_those_of_k_means_over_all_frames(mfcc, 
 def test_settings_that_make_no_codebook_are_refused(mfcc, speech):
     with pytest.raises(DataError, match=r"frames for 1000000 clusters; ask for fewer"):
         fit_codebook(mfcc, speech.folder, clusters=1_000_000)
-    for wrong in ({"clusters": 1}, {"clusters": 4, "share": 0.0}, {"clusters": 4, "passes": 0}):
+    for wrong in ({"clusters": 1}, {"clusters": 4, "passes": 0}):
         with pytest.raises(DataError, match="expected clusters >= 2"):
             fit_codebook(mfcc, speech.folder, **wrong)
+    with pytest.raises(DataError, match="share: expected above 0"):
+        fit_codebook(mfcc, speech.folder, clusters=4, share=0.0)
     with pytest.raises(DataError, match="no field 'voice'; it has"):
         rows_with(speech, "voice", None)
 
@@ -214,3 +220,74 @@ def test_a_layer_that_is_not_there_is_refused(run):
         LayerFeatures(run, "speech", layer=3)
     with pytest.raises(DataError, match="no stream 'image'; it has speech, ecg, labs"):
         LayerFeatures(run, "image", layer=1)
+
+
+@pytest.fixture(scope="module")
+def beats(run, folder):
+    """Heartbeats with what they really are by each of the trunk's layers, a label a token."""
+    manifest = load_manifest(folder / "shards" / "ecg")
+    rows, reader = rows_with(manifest, "ecg", None), Reader(manifest, ["ecg"])
+    fields = {"ecg": manifest.fields["ecg"]}
+    units = {}
+    for layer in (1, 2):
+        name = f"layer{layer}"
+        fields[name] = declare(name, f"{name}.npy")
+        frames = [own for _, own in Frames(LayerFeatures(run, "ecg", layer=layer), manifest, rows)]
+        centroids = k_means(lambda frames=frames: frames, clusters=6)
+        codebook = Codebook(centroids, None, "ecg", {})
+        units[name] = [codebook.assign(own) for own in frames]
+    with ShardWriter(folder / "beats", fields) as writer:
+        for number, row in enumerate(rows):
+            split = str(manifest.column("split")[row])
+            marks = {"__key__": f"{row:06d}", "__group__": f"{row}", "__split__": split}
+            writer.write({"ecg": reader.read(row)["ecg"], **{n: u[number] for n, u in units.items()}, **marks})
+    return folder / "beats"
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_layer_whose_units_tell_most_is_chosen(run, beats, layer):
+    choice = choose_layer(LayerFeatures(run, "ecg", layer=1), beats, against=f"layer{layer}", clusters=6)
+    assert choice.best == layer
+    assert choice.on == "validation"
+    manifest = load_manifest(beats)
+    for number, score in enumerate(choice.pnmi, start=1):
+        features, tally, reader = LayerFeatures(run, "ecg", layer=number), Tally(6), Reader(manifest, [f"layer{layer}"])
+        codebook = fit_codebook(features, beats, clusters=6)
+        for row, own in Frames(features, manifest, rows_with(manifest, "ecg", "validation")):
+            tally.add(codebook.assign(own), reader.read(row)[f"layer{layer}"].astype(np.int64))
+        assert tally.quality(None).pnmi == pytest.approx(score)
+    assert codebook.hash == replace(codebook, chosen=choice.facts).hash
+
+
+def test_labels_of_one_class_choose_nothing(run, folder):
+    with pytest.raises(DataError, match="no sample has a label 'tone'"):
+        choose_layer(LayerFeatures(run, "speech", layer=1), folder / "shards/speech", against="tone", clusters=4)
+
+
+def test_workers_and_threads_change_no_bit(run, folder):
+    features, data = LayerFeatures(run, "ecg", layer=2), folder / "shards" / "ecg"
+    alone = fit_codebook(features, data, clusters=4, passes=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert fit_codebook(features, data, clusters=4, passes=2).hash == alone.hash
+    finally:
+        torch.set_num_threads(before)
+    assert fit_codebook(features, data, clusters=4, passes=2, workers=2).hash == alone.hash
+
+
+class Choosy(MfccFeatures):
+    """Refuses short recordings."""
+
+    def of(self, values):
+        if any(len(samples) < 5000 for samples, _ in values):
+            raise DataError("too short")
+        return super().of(values)
+
+
+def test_a_sample_that_can_not_be_used_is_named(speech):
+    reader = Reader(speech, ["speech"])
+    lengths = [len(reader.read(row)["speech"][0]) for row in range(len(speech))]
+    short = next(row for row, length in enumerate(lengths) if length < 5000)
+    with pytest.raises(DataError, match=rf"sample {speech.column('key')[short]}: member 'speech': too short"):
+        list(Frames(Choosy(speech, "speech"), speech, range(len(speech))))

@@ -1,11 +1,16 @@
 """A data set's samples as frames, one batch after the other; memory does not grow with the data set."""
 
+import signal
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
 from mmpt.data.manifest import Manifest
 from mmpt.data.reader import Reader
@@ -14,33 +19,117 @@ from mmpt.errors import DataError
 
 AT_ONCE = 16  # samples
 
+Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 
-def frames_of(
-    features: FrameFeatures, manifest: Manifest, rows: Sequence[int]
-) -> Iterator[tuple[int, Float[np.ndarray, "N P"]]]:
-    """Row and frames of each sample, in the order given; raises DataError that names the sample."""
-    reader = Reader(manifest, [features.stream])
+
+class Frames:
+    """Row and frames of each sample, in the order given, as often as it is iterated over.
+
+    The same frames come bit for bit whatever the number of workers: each chunk of samples is computed by itself, by one
+    thread where it is computed on the host. Raises DataError that names the sample.
+
+    Args:
+        features: of which stream; has to pickle where there are workers.
+        manifest: of the data set.
+        rows: of its samples.
+        workers: processes that read and compute; they take turns on the accelerators, if there are any. 0: this one.
+        console: shows progress under `title`; None is quiet.
+    """
+
+    def __init__(
+        self,
+        features: FrameFeatures,
+        manifest: Manifest,
+        rows: Sequence[int],
+        *,
+        workers: int = 0,
+        console: Console | None = None,
+        title: str = "features",
+    ) -> None:
+        if workers < 0:
+            raise DataError(f"workers: expected 0 or more, got {workers}")
+        self.chunks = _Chunks(features, manifest, rows)
+        self.rows, self.console, self.title = rows, console, title
+        self.workers = min(workers, len(self.chunks))
+        self.loader = DataLoader(
+            self.chunks,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            worker_init_fn=_start_worker if self.workers else None,
+            multiprocessing_context="spawn" if self.workers else None,
+            persistent_workers=self.workers > 0,  # the next pass need not load the run again
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, Float[np.ndarray, "_ P"]]]:
+        if self.console is None:
+            return self._each()
+        return iter(track(self._each(), self.title, len(self.rows), console=self.console, transient=True))
+
+    def _each(self) -> Iterator[tuple[int, Float[np.ndarray, "_ P"]]]:
+        for found in self.loader:
+            if isinstance(found, DataError):
+                raise found
+            yield from found
+        self.chunks.close()
+
+
+class _Chunks(Dataset["Chunk | DataError"]):
+    """Frames of some samples, by number of the chunk; what is wrong with one is handed on, not raised."""
+
+    def __init__(self, features: FrameFeatures, manifest: Manifest, rows: Sequence[int]) -> None:
+        self.features, self.rows = features, rows
+        self.reader = Reader(manifest, [features.stream])
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // AT_ONCE)
+
+    def __getitem__(self, number: int) -> "Chunk | DataError":
+        rows = [int(row) for row in self.rows[number * AT_ONCE : (number + 1) * AT_ONCE]]
+        try:
+            values = [self.reader.read(row)[self.features.stream] for row in rows]
+            with _one_thread():
+                return list(zip(rows, self._together(rows, values), strict=True))
+        except DataError as error:
+            return error
+
+    def _together(self, rows: Sequence[int], values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:
+        try:
+            return self.features.of(values)
+        except DataError:
+            for row, value in zip(rows, values, strict=True):  # which of them it was
+                try:
+                    self.features.of([value])
+                except DataError as error:
+                    stream = self.features.stream
+                    raise DataError(f"{self.reader.place(row)}: member '{stream}': {error}") from error
+            raise
+
+    def close(self) -> None:
+        """Give this process's descriptors back."""
+        self.reader.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        remaining = iter(rows)
-        while chunk := list(islice(remaining, AT_ONCE)):
-            values = [reader.read(row)[features.stream] for row in chunk]
-            yield from zip(chunk, _together(features, reader, chunk, values), strict=True)
+        yield
     finally:
-        reader.close()
+        torch.set_num_threads(before)
 
 
-def _together(
-    features: FrameFeatures, reader: Reader, rows: Sequence[int], values: Sequence[Any]
-) -> list[Float[np.ndarray, "_ P"]]:
-    try:
-        return features.of(values)
-    except DataError:
-        for row, value in zip(rows, values, strict=True):  # which of them it was
-            try:
-                features.of([value])
-            except DataError as error:
-                raise DataError(f"{reader.place(row)}: member '{features.stream}': {error}") from error
-        raise
+def _as_it_is(chunk: "Chunk | DataError") -> "Chunk | DataError":
+    return chunk
+
+
+def _start_worker(number: int) -> None:
+    """Each on a device of its own, as far as there are any; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(number % torch.accelerator.device_count())
 
 
 def rows_with(manifest: Manifest, stream: str, split: str | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from mmpt.tokens import Batch
 
 
 class FrameFeatures(ABC):
-    """Decoded fields of one stream -> frames.
+    """Decoded fields of one stream -> frames. Pickles, so that other processes can compute them as well.
 
     Args:
         stream: the field that is read.
@@ -52,6 +53,18 @@ class MfccFeatures(FrameFeatures):
         return [mfcc_of(value) for value in values]
 
 
+class _Loaded:
+    """The encoder of a run; pickled, it is loaded anew, on the other process's device."""
+
+    def __init__(self, run: Path, step: int | None, untrained: bool) -> None:
+        self.run, self.untrained = run, untrained
+        self.encoder = load(run, step=step, untrained=untrained)
+        self.weights = "untrained" if untrained else sha256_of(find_checkpoint(run, step) / "model.safetensors")[:16]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Loaded, (self.run, self.encoder.step, self.untrained)
+
+
 class LayerFeatures(FrameFeatures):
     """What block `layer` (counted from 1) of a run's trunk gives, nothing hidden and no final norm.
 
@@ -64,16 +77,34 @@ class LayerFeatures(FrameFeatures):
     """
 
     def __init__(self, run: Path, stream: str, *, layer: int, step: int | None = None, untrained: bool = False) -> None:
-        self.encoder = load(run, step=step, untrained=untrained)
-        blocks = blocks_of(self.encoder)
+        self.loaded, self.stream = _Loaded(run, step, untrained), stream
         if stream not in self.encoder.modalities:
             raise DataError(f"{run}: no stream '{stream}'; it has {', '.join(self.encoder.modalities)}")
-        if not 1 <= layer <= len(blocks):
-            raise DataError(f"{run}: layer: expected 1 to {len(blocks)}, the trunk's depth, got {layer}")
-        self.stream, self.layer = stream, layer
         modality = self.encoder.modalities[stream]
         self.rate = Fraction(modality.rate) / modality.step if isinstance(modality, Sound) else None
-        weights = "untrained" if untrained else sha256_of(find_checkpoint(run, step) / "model.safetensors")[:16]
+        self._look_at(layer)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Of the run."""
+        return self.loaded.encoder
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the trunk."""
+        return len(blocks_of(self.encoder))
+
+    def of_layer(self, layer: int) -> "LayerFeatures":
+        """Of another block, with the same weights in memory."""
+        other = copy(self)
+        other._look_at(layer)
+        return other
+
+    def _look_at(self, layer: int) -> None:
+        if not 1 <= layer <= self.depth:
+            raise DataError(f"{self.loaded.run}: layer: expected 1 to {self.depth}, the trunk's depth, got {layer}")
+        weights = self.loaded.weights
+        self.layer = layer
         self.settings = {"type": "layer", "layer": layer, "weights": weights, "step": self.encoder.step}
 
     def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:

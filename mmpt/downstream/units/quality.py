@@ -1,7 +1,6 @@
 """What units are worth: how they are used, how long they last, and what they tell of given labels."""
 
 from collections import Counter
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -56,19 +55,20 @@ class Tally:
 
     clusters: int
     counts: Int[np.ndarray, " V"] = field(init=False)
-    pairs: Counter[tuple[int, Hashable]] = field(default_factory=Counter)
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)  # of unit and label
     runs: int = 0
 
     def __post_init__(self) -> None:
         self.counts = np.zeros(self.clusters, dtype=np.int64)
 
-    def add(self, units: Int[np.ndarray, " T"], label: Hashable | None) -> None:
-        """Of one sample; every frame has the sample's label, None leaves it out of purity and PNMI."""
-        here = np.bincount(units, minlength=self.clusters)
-        self.counts += here
+    def add(self, units: Int[np.ndarray, " T"], labels: Int[np.ndarray, " T"] | None) -> None:
+        """Of one sample; frames whose label is below 0, and None, are left out of purity and PNMI."""
+        self.counts += np.bincount(units, minlength=self.clusters)
         self.runs += 1 + int((np.diff(units) != 0).sum()) if len(units) else 0
-        if label is not None:
-            self.pairs.update({(int(unit), label): int(here[unit]) for unit in np.flatnonzero(here)})
+        if labels is not None:
+            known = labels >= 0
+            pairs, counts = np.unique(np.stack([units[known], labels[known]]), axis=1, return_counts=True)
+            self.pairs.update(dict(zip(map(tuple, pairs.T.tolist()), counts.tolist(), strict=True)))
 
     def quality(self, rate: Fraction | None) -> UnitQuality:
         """Of everything added."""
@@ -81,7 +81,7 @@ class Tally:
         return UnitQuality(frames, self.clusters, len(shares), perplexity, length, seconds, *told)
 
     def _matrix(self) -> Float[np.ndarray, "L V"]:
-        labels = {label: row for row, label in enumerate(sorted({label for _, label in self.pairs}, key=str))}
+        labels = {label: row for row, label in enumerate(sorted({label for _, label in self.pairs}))}
         matrix = np.zeros((len(labels), self.clusters))
         for (unit, label), count in self.pairs.items():
             matrix[labels[label], unit] += count

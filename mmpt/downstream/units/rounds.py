@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from mmpt.data.manifest import load_manifest
 from mmpt.downstream.units.features import FrameFeatures, LayerFeatures, MfccFeatures
 from mmpt.downstream.units.fit import fit_codebook
 from mmpt.downstream.units.label import is_labelled, label_data
+from mmpt.downstream.units.layers import choose_layer
 from mmpt.errors import ConfigError, DataError, Interrupted, MmptError
 from mmpt.recipes import find_recipe
 from mmpt.settings import HubertSettings, IterationSettings, Recipe
@@ -82,14 +84,21 @@ def _units(
     sources = {name: own for name, own in settings.data.sources.items() if plan.stream in own.streams}
     fitted = sources[plan.fit_on or next(iter(sources))]
     features = _features(iteration, plan.stream, iteration.run or before, fitted.shards)
-    codebook = _codebook(features, iteration, fitted.shards, folder / "units.safetensors", settings, console)
+    file = folder / "units.safetensors"
+    if file.exists():
+        codebook, features = _made_before(file, features, iteration)
+        _say(console, f"{file}: is there already")
+    else:
+        codebook, features = _fitted(features, iteration, plan, fitted.shards, settings.training.seed, console)
+        save_codebook(codebook, file)
+        _say(console, f"{file}: {codebook.clusters} units")
     labels = {}
     for name, source in sources.items():
         labels[name] = folder / "labels" / name
         if is_labelled(labels[name], codebook):
             _say(console, f"{labels[name]}: is there already")
             continue
-        _, quality = label_data(codebook, features, source.shards, labels[name], console=console)
+        _, quality = label_data(codebook, features, source.shards, labels[name], workers=plan.workers, console=console)
         _say(console, f"{labels[name]}: {quality.used} of {quality.clusters} units in use")
     return labels
 
@@ -99,38 +108,53 @@ def _features(iteration: IterationSettings, stream: str, run: Path | None, shard
         return MfccFeatures(load_manifest(shards), stream)
     if run is None:
         raise ConfigError("hubert.iterations: a layer of which run?")
-    return LayerFeatures(run, stream, layer=iteration.layer)
+    return LayerFeatures(run, stream, layer=1 if iteration.layer == "auto" else iteration.layer)
 
 
-def _codebook(
+def _made_before(file: Path, features: FrameFeatures, iteration: IterationSettings) -> tuple[Codebook, FrameFeatures]:
+    """The codebook in a file and its features; raises DataError where the recipe now asks for another."""
+    codebook = load_codebook(file)
+    against = codebook.chosen.get("against")
+    if against is not None and against == iteration.against and isinstance(features, LayerFeatures):
+        features = features.of_layer(int(codebook.features["layer"]))
+    same = codebook.clusters == iteration.clusters and dict(codebook.features) == dict(features.settings)
+    if not same or against != iteration.against:
+        chosen = f", chosen against {against}" if against else ""
+        asked = f", chosen against {iteration.against}" if iteration.against else ""
+        raise DataError(
+            f"{file}: holds {codebook.clusters} units of {dict(codebook.features)}{chosen}, and the recipe asks for "
+            f"{iteration.clusters} of {dict(features.settings)}{asked}; choose another --out, or remove {file.parent}"
+        )
+    return codebook, features
+
+
+def _fitted(
     features: FrameFeatures,
     iteration: IterationSettings,
+    plan: HubertSettings,
     shards: Path,
-    file: Path,
-    settings: Recipe,
+    seed: int,
     console: Console | None,
-) -> Codebook:
-    if file.exists():
-        codebook = load_codebook(file)
-        if codebook.clusters != iteration.clusters or dict(codebook.features) != dict(features.settings):
-            raise DataError(
-                f"{file}: holds {codebook.clusters} units of {dict(codebook.features)}, and the recipe asks for "
-                f"{iteration.clusters} of {dict(features.settings)}; choose another --out, or remove {file.parent}"
-            )
-        _say(console, f"{file}: is there already")
-        return codebook
+) -> tuple[Codebook, FrameFeatures]:
+    """With the layer chosen first, where that was asked for."""
+    choice, clusters, workers = None, iteration.clusters, plan.workers
+    if iteration.against is not None and isinstance(features, LayerFeatures):
+        choice = choose_layer(
+            features, shards, against=iteration.against, clusters=clusters, seed=seed, workers=workers, console=console
+        )
+        features = features.of_layer(choice.best)
+    share, passes = iteration.share, iteration.passes
     codebook = fit_codebook(
         features,
         shards,
-        clusters=iteration.clusters,
-        share=iteration.share,
-        passes=iteration.passes,
-        seed=settings.training.seed,
+        clusters=clusters,
+        share=share,
+        passes=passes,
+        seed=seed,
+        workers=workers,
         console=console,
     )
-    save_codebook(codebook, file)
-    _say(console, f"{file}: {codebook.clusters} units")
-    return codebook
+    return (replace(codebook, chosen=choice.facts) if choice else codebook), features
 
 
 def _pretrain(recipe: Path, overrides: Sequence[str], run: Path, launcher: str) -> None:

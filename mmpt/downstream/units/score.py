@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import track
 
 from mmpt.data.manifest import Manifest, load_manifest, sha256_of
 from mmpt.data.schema import declare
@@ -17,7 +16,7 @@ from mmpt.data.token_scores import FIELD
 from mmpt.data.writer import ShardWriter
 from mmpt.downstream.encoder import find_checkpoint
 from mmpt.downstream.pretrained import load_pretrained
-from mmpt.downstream.units.corpus import frames_of, rows_with
+from mmpt.downstream.units.corpus import Frames, rows_with
 from mmpt.downstream.units.features import FrameFeatures
 from mmpt.encoders.sound import Sound
 from mmpt.errors import DataError
@@ -46,6 +45,8 @@ class Confidence(FrameFeatures):
         part = objective.part(stream) if isinstance(objective, MaskedPrediction) else None
         if part is None or not isinstance(part.target, UnitsTarget | TokenIdsTarget):
             raise DataError(f"{run}: a score is the probability of a class, and its stream '{stream}' predicts none")
+        if len(part.target.parts) > 1 or part.predictor.layers:
+            raise DataError(f"{run}: a score is of one label set at the trunk's output, and '{stream}' has others")
         self.stream, self.part, self.modality = stream, part, modalities[stream]
         own = self.modality
         self.rate = Fraction(own.rate) / own.step if isinstance(own, Sound) else None
@@ -74,10 +75,9 @@ def score_data(
     keys, groups, splits = (manifest.column(name) for name in ("key", "group", "split"))
     rate = None if confidence.rate is None else str(confidence.rate)
     facts = {"stream": confidence.stream, "rate": rate, "scorer": dict(confidence.settings)}
-    frames = frames_of(confidence, manifest, rows)
-    shown = track(frames, "scores", len(rows), console=console, transient=True) if console else frames
+    frames = Frames(confidence, manifest, rows, console=console, title="scores")
     with ShardWriter(out, {FIELD: declare(FIELD, "npy", **facts)}) as writer:
-        for row, own in shown:
+        for row, own in frames:
             marks = {"__key__": str(keys[row]), "__group__": str(groups[row]), "__split__": str(splits[row])}
             writer.write({FIELD: own[:, 0].astype(np.float32), **marks})
     if writer.manifest is None:

@@ -13,13 +13,15 @@ from mmpt.tokens import StreamContext
 class Target(nn.Module, ABC):
     """Owns its values and its distance. Built with the stream's modality and, where it is `latent`, with the width D.
 
-    `size` is how many numbers a prediction has: V classes, or P numbers.
+    `size` is how many numbers a prediction has: V classes, or P numbers; `parts` those of each label set, where there
+    are label sets.
     `latent` says that its values are of the model's own making, so that both they and the predictions can collapse.
     `quantises` says that they are codes of a quantiser that only a contrastive loss trains.
     `layers` is of how many of the trunk's last blocks it asks what a teacher makes of the complete row.
     """
 
     size: int
+    parts: tuple[int, ...] = ()
     latent = False
     quantises = False
     layers = 0
