@@ -16,6 +16,7 @@ from mmpt.data.unit_labels import unit_facts, unit_places
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
+from mmpt.objectives.paired import Paired
 from mmpt.objectives.teacher import Teacher
 from mmpt.settings import Recipe
 
@@ -100,7 +101,24 @@ def build_model(recipe: Recipe, modalities: Mapping[str, Modality]) -> MaskedMod
     backbone = build_backbone(recipe, modalities)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed + 1)
-        return MaskedModel(backbone, recipe.objective.build(backbone, modalities))
+        model = MaskedModel(backbone, recipe.objective.build(backbone, modalities))
+    _check_pairs(model, recipe)
+    return model
+
+
+def _check_pairs(model: MaskedModel, recipe: Recipe) -> None:
+    """A loss on pairs needs a source of them, and one that tells pairs apart needs false ones."""
+    for part in model.modules():
+        for name, pair in part.losses().items() if isinstance(part, Paired) else ():
+            where, (one, other) = f"objective.pairs.{name}", pair.streams
+            both = [own for own in recipe.data.sources.values() if {one, other} <= set(own.streams)]
+            if not both:
+                raise ConfigError(f"{where}.streams: no source has samples with both {one} and {other}")
+            if pair.needs_unmatched and not all(own.negatives for own in both):
+                raise ConfigError(
+                    f"{where}: it learns to tell true pairs from false ones, and not all sources of {one} and {other} "
+                    "have false ones; give them `negatives: {stream: ...}`"
+                )
 
 
 def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[Source]:

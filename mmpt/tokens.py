@@ -49,6 +49,7 @@ class Batch(NamedTuple):
     source: str
     position: int  # the step it belongs to
     labels: Labels | None = None  # of fine-tuning
+    matched: Bool[Tensor, " B"] | None = None  # False where one half was replaced; None: nothing ever is
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -57,7 +58,8 @@ class Batch(NamedTuple):
         labels = None
         if self.labels is not None:
             labels = Labels(*(tensor.to(device, non_blocking=True) for tensor in self.labels))
-        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels)
+        matched = None if self.matched is None else self.matched.to(device, non_blocking=True)
+        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched)
 
 
 class Tokens(NamedTuple):

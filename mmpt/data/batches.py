@@ -76,7 +76,8 @@ class MicroBatches(Dataset[MicroBatch]):
         step, micro = divmod(number, self.share.accumulation)
         source = self.sources[self.chosen[step]]
         rows = source.rows(self.bins(step, micro))
-        batch = Batch(rows.streams, rows.uid, row_draw(self.seed, rows.epoch, rows.uid), source.name, step)
+        draw = row_draw(self.seed, rows.epoch, rows.uid)
+        batch = Batch(rows.streams, rows.uid, draw, source.name, step, matched=rows.matched)
         tokens = sum(int(content.valid.sum()) for content in rows.streams.values())
         places = sum(content.valid.numel() for content in rows.streams.values())
         return MicroBatch(batch, rows.skips, rows.readable, tokens, places)

@@ -10,6 +10,7 @@ import torch
 
 from mmpt import randomness
 from mmpt.config import Component, component
+from mmpt.data.far_negatives import FarNegatives, NegativesSettings
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
@@ -35,6 +36,7 @@ class SourceSettings:
         units: by stream, the labels that target `units` predicts: a folder of 'mmpt units label', or an MFCC codebook
             (.safetensors), whose labels are computed as samples are read; or a list of them, whose losses add.
         scores: by stream, a scorer's confidence in every token: a folder of 'mmpt units score'.
+        negatives: now and then the text of a sample is another's, for losses on pairs.
     """
 
     shards: Path
@@ -44,6 +46,7 @@ class SourceSettings:
     layout: Component[Layout] = component(Layout, "samples")
     units: dict[str, Path | tuple[Path, ...]] = field(default_factory=dict)
     scores: dict[str, Path] = field(default_factory=dict)
+    negatives: NegativesSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -57,6 +60,16 @@ class SourceSettings:
         for stream, places in self.units.items():
             if not unit_places(places):
                 raise ValueError(f"units.{stream}: expected at least one folder or codebook")
+        self._check_negatives()
+
+    def _check_negatives(self) -> None:
+        if self.negatives is None:
+            return
+        stream = self.negatives.stream
+        if stream not in self.streams or len(self.streams) < 2:
+            raise ValueError(f"negatives.stream: expected one of several streams, got {stream} of {self.streams}")
+        if stream in self.units or stream in self.scores:
+            raise ValueError(f"negatives.stream: '{stream}' has units or scores, which are of its own samples' tokens")
 
 
 class Skip(NamedTuple):
@@ -75,6 +88,7 @@ class Rows(NamedTuple):
     epoch: torch.Tensor
     skips: list[Skip]
     readable: list[bool]  # of every sample, in the order of reading
+    matched: torch.Tensor | None  # bool (rows): not where a negative stands in for a half
 
 
 class Source:
@@ -93,6 +107,10 @@ class Source:
         self.fingerprint = " ".join(marks)
         self.reader = Reader(manifest, list(settings.streams))
         self.samples = manifest.split_rows(settings.split)
+        self.negatives = None
+        if settings.negatives is not None:
+            where = f"data.sources.{name}.negatives"
+            self.negatives = FarNegatives(settings.negatives, manifest, self.samples, seed, where)
         self.pieces = self._cut(manifest)
         self.plan = settings.layout.build().plan(self.pieces, seed)
         if self.plan.row_size is not None and len(self.modalities) > 1:
@@ -161,7 +179,14 @@ class Source:
         }
         for which, rows in beside.items():
             streams[which[1]] = self.beside[which].joined(streams[which[1]], rows)
-        return Rows(streams, uid, epoch, skips, readable)
+        return Rows(streams, uid, epoch, skips, readable, self._matched([row for _, row in chosen], draws))
+
+    def _matched(self, rows: list[int], draws: list[int]) -> torch.Tensor | None:
+        if self.negatives is None:
+            return None
+        samples = [int(self.pieces.sample[self.plan.pieces(row)[0]]) for row in rows]
+        own = [self.negatives.instead_of(*which) is None for which in zip(samples, draws, strict=True)]
+        return torch.tensor(own, dtype=torch.bool)
 
     def _read_row(
         self,
@@ -206,7 +231,11 @@ class Source:
         """Values of one piece by stream, and what stands beside them."""
         values, beside = {}, {}
         whole = len(self.modalities) > 1
-        for stream, value in self.reader.read(sample).items():
+        fields = self.reader.read(sample)
+        other = None if self.negatives is None or draw is None else self.negatives.instead_of(sample, draw)
+        if self.negatives is not None and other is not None:
+            fields[self.negatives.stream] = self.negatives.text(other)
+        for stream, value in fields.items():
             modality = self.modalities[stream]
             first, last = (0, modality.limit) if whole else (start, stop)
             try:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from mmpt.config import Component
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
@@ -18,8 +19,10 @@ from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
+from mmpt.objectives.paired import Paired
+from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.predictors import Latents, build_predictor
-from mmpt.objectives.refusals import check_shared, check_stream, check_swap
+from mmpt.objectives.refusals import check_pairs, check_shared, check_stream, check_swap
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
 from mmpt.objectives.spread import spread
 from mmpt.objectives.stream_settings import StreamSettings
@@ -53,16 +56,17 @@ class StreamObjective(nn.Module):
         has_scores = bool(modality.facts.values.get("scores"))
         check_stream(self, encoder, backbone.trunk.depth, settings, has_scores=has_scores)
 
-    def hide(self, context: StreamContext) -> Hidden:
-        """The mask, and this micro-batch's part of the denominator."""
+    def hide(self, context: StreamContext, of_rows: Float[Tensor, " B"] | None = None) -> Hidden:
+        """The mask, and this micro-batch's part of the denominator; `of_rows` weighs the rows' losses."""
         hidden, certain = self.masking.drawn(context)
         count = self.masking.count(context.content, context.progress)
         predicted = context.predicted_loss
         guide = None if predicted is None or certain is None else Guide(predicted, certain)
-        weight = None
+        weight = of_rows
         if self.weighs_rows:
             known = context.maskable
-            weight = torch.where(known, scores_of(context), 0.0).sum(1) / known.sum(1).clamp(min=1)
+            of_scores = torch.where(known, scores_of(context), 0.0).sum(1) / known.sum(1).clamp(min=1)
+            weight = of_scores if of_rows is None else of_scores * of_rows
         return Hidden(hidden, hidden, count, self._denominator(hidden, context.content, weight), guide, weight)
 
     def _denominator(
@@ -148,6 +152,9 @@ class MaskedPrediction(Objective):
         teacher: how the copy follows that importance `predicted_loss` and target `teacher_latents` ask.
         masks_per_sample: masks that a sample is trained with in one step; the teacher looks at it once.
         swap: the complete row goes through the trunk, too, and exchanges visible tokens with the masked one.
+        pairs: losses on whether two streams of a row belong together, by a name of their own.
+        unmatched_weight: of the masked losses of rows in which a source's `negatives` replaced one half; FLAVA leaves
+            them out (Singh et al. 2022), C-MELT counts them.
     """
 
     def __init__(
@@ -159,11 +166,15 @@ class MaskedPrediction(Objective):
         teacher: TeacherSettings | None = None,
         masks_per_sample: int = 1,
         swap: SwapSettings | None = None,
+        pairs: dict[str, Component[PairLoss]] | None = None,
+        unmatched_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if masks_per_sample < 1:
             raise ConfigError(f"objective.masks_per_sample: expected at least 1, got {masks_per_sample}")
-        self.masks, self.swap = masks_per_sample, swap
+        if unmatched_weight < 0:
+            raise ConfigError(f"objective.unmatched_weight: expected 0 or more, got {unmatched_weight}")
+        self.masks, self.swap, self.unmatched_weight = masks_per_sample, swap, unmatched_weight
         for name in modalities:
             if name not in streams:
                 raise ConfigError(f"objective.streams: stream '{name}' of the recipe has no entry; add one")
@@ -175,6 +186,8 @@ class MaskedPrediction(Objective):
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
+        self.paired = Paired(pairs or {}, list(modalities), backbone.trunk.width)
+        check_pairs(len(self.paired), masks_per_sample, swap)
         check_swap(swap, {name: self.part(name) for name in modalities}, backbone.trunk.depth)
         self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
         self.taught_layers = max(self.part(name).target.layers for name in modalities)
@@ -198,16 +211,20 @@ class MaskedPrediction(Objective):
 
     def weights(self) -> dict[str, float]:
         """As set, by stream."""
-        return {name: self.part(name).weight for name in self.streams}
+        pairs = {name: pair.weight for name, pair in self.paired.losses().items()}
+        return {name: self.part(name).weight for name in self.streams} | pairs
 
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
         """Every stream that the batch has."""
-        contexts = contexts_of(repeated(batch, self.masks), progress)
+        every = repeated(batch, self.masks)
+        contexts = contexts_of(every, progress)
         if self.teacher is not None:
             for name, predicted in self.teacher.look(batch, progress).items():
                 contexts[name] = contexts[name]._replace(predicted_loss=repeated_rows(predicted, self.masks))
-        return {name: self.part(name).hide(context) for name, context in contexts.items()}
+        of_rows = None if every.matched is None else torch.where(every.matched, 1.0, self.unmatched_weight)
+        hidden = {name: self.part(name).hide(context, of_rows) for name, context in contexts.items()}
+        return hidden | self.paired.hide(batch, hidden)
 
     def after_update(self, backbone: Backbone, progress: float) -> None:
         """The teacher follows."""
@@ -233,6 +250,8 @@ class MaskedPrediction(Objective):
                 figures["penalty"] = penalty.detach(), torch.ones_like(penalty)
             losses[name] = of_samples(loss, samples)
             metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
+        of_pairs, figures = self.paired.score(backbone, batch, hidden, seen)
+        losses, metrics = losses | of_pairs, metrics | figures
         return Step(losses, seen.output.balance, seen.output.router_z, metrics)
 
     def _contexts(self, batch: Batch, progress: float) -> dict[str, StreamContext]:
@@ -265,7 +284,7 @@ class MaskedPrediction(Objective):
 
     def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
         """A row of padding through encoder, corruption and predictor of every absent stream; the trunk runs anyway."""
-        total = batch.draw.new_zeros((), dtype=torch.float32)
+        total = self.paired.touch(batch, backbone.trunk.width)
         for name in self.streams:
             if name not in batch.streams:
                 total = total + touched(self.part(name), backbone.encoder(name), self.modalities[name], batch.draw[:1])

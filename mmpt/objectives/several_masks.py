@@ -15,7 +15,9 @@ def repeated(batch: Batch, times: int) -> Batch:
         return batch
     streams = {name: _repeated(content, times) for name, content in batch.streams.items()}
     draws = [batch.draw, *(fold(batch.draw, f"mask {number}") for number in range(1, times))]
-    return batch._replace(streams=streams, uid=repeated_rows(batch.uid, times), draw=torch.cat(draws))
+    matched = None if batch.matched is None else repeated_rows(batch.matched, times)
+    uid = repeated_rows(batch.uid, times)
+    return batch._replace(streams=streams, uid=uid, draw=torch.cat(draws), matched=matched)
 
 
 def _repeated(content: Content, times: int) -> Content:
