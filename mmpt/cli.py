@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmpt.cli_build import add_build, add_processes, add_split, add_tokenizer, summarise
 from mmpt.cli_finetune import add_finetune_verbs
+from mmpt.cli_pairs import add_pair_verbs
 from mmpt.cli_training import add_training_verbs, add_verb
 from mmpt.cli_units import add_hubert, add_units
 from mmpt.errors import Interrupted, MmptError
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add_units(verbs)
     add_hubert(verbs)
     add_finetune_verbs(verbs)
+    add_pair_verbs(verbs)
     # What the deepspeed launcher adds to every command; the rank itself comes from the environment.
     top.add_argument("--local_rank", help=argparse.SUPPRESS)
     return top

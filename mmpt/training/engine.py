@@ -91,8 +91,8 @@ def _join(backend: str) -> None:
     store: dict[str, Any] = {}
     if os.environ["WORLD_SIZE"] == "1":
         store = {"store": HashStore(), "rank": 0, "world_size": 1}
-        # A kernel for ranks that share memory: compiling it takes most of a minute and serves nobody here.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # A kernel for CPU ranks that share memory: it wants a compiler and most of a minute, and gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.distributed.init_process_group(backend, **store)
     atexit.register(torch.distributed.destroy_process_group)
 

@@ -1,0 +1,95 @@
+"""The verbs about two streams: retrieve, zeroshot."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from mmpt.cli_training import add_verb, console_for_tables
+from mmpt.errors import DataError
+
+PROMPTS = """FILE names a text, or a list of texts, for every class:
+  normal: Sinus rhythm, a normal beat.
+  ventricular: [A ventricular beat., A broad beat that comes early.]
+"""
+
+
+def add_pair_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Both."""
+    retrieve = add_verb(
+        verbs,
+        "retrieve",
+        "find one half of each pair by the other: recall at 1, 5 and 10, both ways, beside chance",
+        "mmpt retrieve runs/cmelt shards/ecg --streams ecg,text",
+    )
+    _add_pair(retrieve)
+    retrieve.add_argument("--split", default="test", help="where to look (default: test)")
+    retrieve.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    retrieve.set_defaults(run=run_retrieve)
+
+    zeroshot = add_verb(
+        verbs,
+        "zeroshot",
+        "classify by what the classes are called, without fitting anything",
+        "mmpt zeroshot runs/cmelt shards/ecg --streams ecg,text --label label --prompts classes.yaml",
+        PROMPTS,
+    )
+    _add_pair(zeroshot)
+    zeroshot.add_argument("--label", required=True, metavar="FIELD", help="key of the labels")
+    zeroshot.add_argument("--prompts", required=True, metavar="FILE", help="YAML: texts by class")
+    zeroshot.set_defaults(run=run_zeroshot)
+
+
+def _add_pair(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    verb.add_argument("data", metavar="DATA", help="data set of pairs")
+    verb.add_argument("--streams", required=True, metavar="A,B", help="the two streams; prompts are of the second")
+    verb.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+
+
+def run_retrieve(arguments: argparse.Namespace) -> int:
+    """`mmpt retrieve`."""
+    from mmpt.downstream.retrieval import retrieve
+
+    found = retrieve(
+        arguments.run_folder, arguments.data, _streams(arguments), split=arguments.split, step=arguments.step
+    )
+    console = console_for_tables()
+    if arguments.json:
+        ways = [
+            way._asdict() | {"recall": {k: asdict(own) for k, own in way.recall.items()}} for way in found.directions
+        ]
+        console.print(json.dumps({"features": found.features, "directions": ways}), markup=False, soft_wrap=True)
+    else:
+        console.print(found.table())
+    return 0
+
+
+def run_zeroshot(arguments: argparse.Namespace) -> int:
+    """`mmpt zeroshot`."""
+    from mmpt.downstream.retrieval import zero_shot
+
+    streams, label = _streams(arguments), arguments.label
+    prompts = _prompts(Path(arguments.prompts))
+    found = zero_shot(arguments.run_folder, arguments.data, streams, label=label, prompts=prompts, step=arguments.step)
+    console_for_tables().print(found.table())
+    return 0
+
+
+def _streams(arguments: argparse.Namespace) -> tuple[str, str]:
+    names = arguments.streams.split(",")
+    if len(names) != 2 or names[0] == names[1]:
+        raise DataError(f"--streams: expected two different streams, as ecg,text, got '{arguments.streams}'")
+    return names[0], names[1]
+
+
+def _prompts(file: Path) -> dict[str, str | list[str]]:
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{file}: can't be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(given, dict) or not given:
+        raise DataError(f"{file}: expected texts by class, as 'normal: A normal beat.'")
+    return {str(name): texts for name, texts in given.items()}
