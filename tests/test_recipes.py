@@ -44,7 +44,7 @@ def write_scores(folder):
 @pytest.mark.parametrize("listed", recipes(), ids=lambda listed: listed.name)
 def test_a_recipe_takes_a_step_and_its_loss_falls_on_the_same_batch(listed, shards):
     settings = load_settings(listed.path, [], Recipe)
-    text = dump_yaml(settings).replace("shards/", f"{shards}/").replace(": units/", f": {shards}/units/")
+    text = dump_yaml(settings).replace("shards/", f"{shards}/").replace(" units/", f" {shards}/units/")
     built = build(parse_settings(text, ["data.batch_size=4", "training.optimizer.learning_rate=3e-4"], Recipe), 0, 1)
     optimizer = optimizer_for(built.model, built.recipe.training.optimizer)
     batch = built.batches[0].batch
