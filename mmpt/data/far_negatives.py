@@ -80,7 +80,7 @@ class FarNegatives:
 def _farthest(texts: list[str], candidates: int, seed: int, where: str) -> Int[np.ndarray, "texts k"]:
     """Places of the k texts least like each one, never of one that says the same."""
     try:
-        vectors = csr_matrix(TfidfVectorizer(dtype=np.float32).fit_transform(texts))
+        vectors = csr_matrix(TfidfVectorizer().fit_transform(texts))
     except ValueError as error:
         raise ConfigError(f"{where}: no text has a word to compare ({error})") from error
     far, there = [], []

@@ -44,7 +44,7 @@ class Retrieval(NamedTuple):
     """Both ways, and what was compared."""
 
     features: str
-    directions: tuple[Direction, Direction]
+    directions: tuple[Direction, ...]
 
     def table(self) -> Table:
         """For a terminal."""
