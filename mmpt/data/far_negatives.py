@@ -13,7 +13,7 @@ from mmpt.data.reader import Reader
 from mmpt.errors import ConfigError
 
 MOST = 200_000  # texts: all are compared with all
-CHUNK = 512
+CHUNK = 128
 ALIKE = 1 - 1e-6  # cosine from which two texts say the same
 
 
