@@ -55,3 +55,8 @@ def test_no_pickle_is_ever_read():
         text = path.read_text(encoding="utf-8")
         assert "torch.load(" not in text, path
         assert "allow_pickle=True" not in text, path
+
+
+def test_test_files_have_names_of_their_own():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))  # pytest collects only one of two without caches
