@@ -1,5 +1,6 @@
-"""Pairs that don't belong together: a sample's text gives way to one that is unlike it (C-MELT's N3S, section 3.4)."""
+"""Pairs that don't belong together: a sample's text gives way to one that is unlike it (C-MELT's N3S)."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from mmpt import randomness
 from mmpt.data.manifest import Manifest
 from mmpt.data.reader import Reader
-from mmpt.errors import ConfigError
+from mmpt.errors import ConfigError, DataError
 
 MOST = 200_000  # texts: all are compared with all
 CHUNK = 128
@@ -60,9 +61,18 @@ class FarNegatives:
             raise ConfigError(
                 f"{where}: {len(self.samples):,} texts are too many to compare with each other; {MOST:,} are the most"
             )
-        texts = [str(self.reader.read(int(sample))[settings.stream]) for sample in self.samples]
-        self.far = self.samples[_farthest(texts, settings.candidates, seed, where)]
+        texts = self._readable()
+        self.samples = np.array(list(texts), dtype=np.int64)
+        self.far = self.samples[_farthest(list(texts.values()), settings.candidates, seed, where)]
         self.place = {int(sample): place for place, sample in enumerate(self.samples)}
+
+    def _readable(self) -> dict[int, str]:
+        """Texts by sample; one that can't be read stands in for none, and is told of when its own row is read."""
+        texts = {}
+        for sample in self.samples.tolist():
+            with suppress(DataError):
+                texts[sample] = self.text(sample)
+        return texts
 
     def instead_of(self, sample: int, draw: int) -> int | None:
         """The sample whose text is read in this row; None: its own."""
@@ -83,11 +93,10 @@ def _farthest(texts: list[str], candidates: int, seed: int, where: str) -> Int[n
         vectors = csr_matrix(TfidfVectorizer().fit_transform(texts))
     except ValueError as error:
         raise ConfigError(f"{where}: no text has a word to compare ({error})") from error
-    far, there = [], []
+    number, far, there = np.unique(texts, return_inverse=True)[1], [], []
     for start in range(0, len(texts), CHUNK):
         like = (vectors[start : start + CHUNK] @ vectors.T).toarray()
-        own = np.arange(start, start + len(like))
-        like[np.arange(len(like)), own] = 1.0
+        like[number[start : start + CHUNK, None] == number] = 1.0  # itself, and equal texts without a word
         turn = randomness.permutation(len(texts), seed, "far negatives", start).numpy()
         far.append(turn[np.argsort(like[:, turn], axis=1, kind="stable")[:, :candidates]])
         there.append((like < ALIKE).sum(1))

@@ -67,7 +67,8 @@ class SourceSettings:
             return
         stream = self.negatives.stream
         if stream not in self.streams or len(self.streams) < 2:
-            raise ValueError(f"negatives.stream: expected one of several streams, got {stream} of {self.streams}")
+            there = ", ".join(self.streams)
+            raise ValueError(f"negatives.stream: expected one of several streams, got {stream} of {there}")
         if stream in self.units or stream in self.scores:
             raise ValueError(f"negatives.stream: '{stream}' has units or scores, which are of its own samples' tokens")
 

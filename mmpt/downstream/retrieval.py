@@ -22,6 +22,7 @@ from mmpt.downstream.pretrained import load_pretrained
 from mmpt.downstream.result import SCORE_NAMES, Interval
 from mmpt.errors import DataError
 from mmpt.objectives.masked_prediction import MaskedPrediction
+from mmpt.objectives.pairs import mean_of
 from mmpt.objectives.pairs.sigmoid_contrast import SigmoidContrast
 
 RANKS = (1, 5, 10)
@@ -146,10 +147,10 @@ def _features(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str
         parts = []
         for start in range(0, len(values), CHUNK):
             own = encoder.encode({stream: value} for value in values[start : start + CHUNK]).streams[stream]
-            mean = torch.where(own.valid.unsqueeze(2), own.latents, 0.0).sum(1) / own.valid.sum(1, keepdim=True)
+            mean = mean_of(own.latents, own.valid)
             parts.append(mean if contrast is None else contrast.features(mean, contrast.streams.index(stream)))
         every = torch.cat(parts)
-        raw = contrast is not None and not contrast.unit
+        raw = contrast is not None and not contrast.unit_vectors
         return (every if raw else normalize(every, dim=1)).numpy()
 
     return describe, f"{encoder.run}, {name}"

@@ -57,9 +57,12 @@ class Paired(nn.ModuleDict):
     ) -> tuple[dict[str, Loss], Figures]:
         """The losses of a micro-batch, from the latents that masked prediction made."""
         pairs = self._of(batch)
-        apart = {stream for loss in pairs.values() if loss.alone for stream in loss.streams}
-        alone = {stream: _alone(backbone, batch, stream, seen) for stream in batch.streams if stream in apart}
-        together = {name: mean_of(own.own, own.shown.tokens.valid) for name, own in seen.latents.items()}
+        apart, joint = (
+            {s for loss in pairs.values() if loss.alone is own for s in loss.streams} for own in (True, False)
+        )
+        alone = {name: _alone(backbone, batch, name, seen) for name in batch.streams if name in apart}
+        mixed = {name: own for name, own in seen.latents.items() if name in joint}
+        together = {name: mean_of(own.own, own.shown.tokens.valid) for name, own in mixed.items()}
         losses, metrics, matched = {}, {}, matched_rows(batch)
         for name, loss in pairs.items():
             one, other = ((alone if loss.alone else together)[stream] for stream in loss.streams)

@@ -126,4 +126,6 @@ def check_pairs(pairs: int, masks_per_sample: int, swap: SwapSettings | None) ->
     """Raises ConfigError where a row stands in a batch more than once: it would be its own negative."""
     if pairs and (masks_per_sample > 1 or swap is not None):
         other = "masks_per_sample" if masks_per_sample > 1 else "swap"
-        raise ConfigError(f"objective.pairs: they compare rows, and '{other}' has each of them twice; leave one out")
+        raise ConfigError(
+            f"objective.pairs: they compare rows, and '{other}' has each of them more than once; leave one out"
+        )

@@ -60,6 +60,8 @@ def test_texts_that_say_the_same_are_no_negatives():
     far = _farthest(["one two", "three four", "one two", "two one", "five"], 64, 0, "here")
     assert [set(row) for row in far[[0, 2, 3]]] == [{1, 4}] * 3
     assert far.shape == (5, 2)
+    wordless = _farthest(["?", "one", "?", "two"], 64, 0, "here")
+    assert set(wordless[0]) == set(wordless[2]) == {1, 3}
 
 
 def test_equally_far_texts_take_turns():

@@ -162,7 +162,7 @@ def test_rows_count_where_something_is_shown_in_both(model_of, batch):
         ({"pairs": {"m": {"type": "matching", "streams": ["ecg", "image"]}}}, "no stream 'image'"),
         ({"pairs": {"m": {"type": "matching", "streams": ["ecg", "ecg"]}}}, "two different streams"),
         ({"pairs": {"m": {**PAIRS["match"], "weight": 0}}}, "weight: expected a positive number"),
-        ({"masks_per_sample": 2}, "'masks_per_sample' has each of them twice"),
+        ({"masks_per_sample": 2}, "'masks_per_sample' has each of them more than once"),
         ({"unmatched_weight": -1.0}, "unmatched_weight: expected 0 or more"),
     ],
 )

@@ -16,7 +16,7 @@ class PairLoss(nn.Module, ABC):
     """Mean latents of two streams -> a loss for each row. Built with the width D.
 
     `alone` says that each stream goes through the trunk by itself: a feature that has seen the other stream gives the
-    answer away. `needs_unmatched` says that it learns from rows whose halves don't belong together alone.
+    answer away. `needs_unmatched` says that it learns nothing without rows whose halves don't belong together.
 
     Args:
         streams: the two, in the order of the features.

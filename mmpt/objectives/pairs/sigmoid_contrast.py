@@ -21,7 +21,7 @@ class SigmoidContrast(PairLoss):
     Args:
         streams, weight: see `PairLoss`.
         size: numbers that are compared.
-        form: `siglip` compares unit vectors with a learned scale and bias and divides by rows (equation 1);
+        form: `siglip` compares unit vectors with a learned scale and bias and divides by rows;
             `raw` takes inner products of tanh features as they are and divides by pairs of rows, as C-MELT's ETS does.
     """
 
@@ -39,21 +39,21 @@ class SigmoidContrast(PairLoss):
         super().__init__(streams=streams, weight=weight)
         if size < 1:
             raise ConfigError(f"size: expected at least 1, got {size}")
-        self.unit = form == "siglip"
+        self.unit_vectors = form == "siglip"
         self.heads = nn.ModuleList([nn.Linear(width, size), nn.Linear(width, size)])
-        if self.unit:
+        if self.unit_vectors:
             self.log_scale = nn.Parameter(torch.full((1,), math.log(10.0)))
             self.bias = nn.Parameter(torch.full((1,), -10.0))
 
     def denominator(self, there: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
         """Rows, or all pairs of them."""
         rows = there.sum().float()
-        return rows if self.unit else rows.square()
+        return rows if self.unit_vectors else rows.square()
 
     def features(self, x: Float[Tensor, "B D"], number: int) -> Float[Tensor, "B E"]:
         """What is compared, of the first stream (0) or of the second (1); inner products are similarities."""
         mapped = self.heads[number](x).float()
-        return normalize(mapped, dim=1) if self.unit else mapped.tanh()
+        return normalize(mapped, dim=1) if self.unit_vectors else mapped.tanh()
 
     def forward(
         self,
@@ -65,7 +65,7 @@ class SigmoidContrast(PairLoss):
         """Every row's comparisons with all rows that are there."""
         with torch.autocast(one.device.type, enabled=False):
             similarity = self.features(one.float(), 0) @ self.features(other.float(), 1).T
-            logits = similarity * self.log_scale.exp() + self.bias if self.unit else similarity
+            logits = similarity * self.log_scale.exp() + self.bias if self.unit_vectors else similarity
         both = there.unsqueeze(0) & there.unsqueeze(1)
         each = torch.where(both, -logsigmoid(signs(matched) * logits), 0.0).sum(1)
         return each, _figures(each, logits, both, there & matched, self.denominator(there))
