@@ -1,5 +1,6 @@
 """False pairs: which texts stand in, that they reach the batch, and that rows say so."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from mmpt.build import build_modalities
 from mmpt.config import component
 from mmpt.data.batches import MicroBatches, share_of
-from mmpt.data.far_negatives import NegativesSettings, _farthest
+from mmpt.data.far_negatives import FarNegatives, NegativesSettings, _farthest
 from mmpt.data.manifest import load_manifest
 from mmpt.data.source import Source, SourceSettings
 from mmpt.encoders import Facts, Modality
@@ -91,6 +92,21 @@ def test_what_stands_in_is_drawn_anew_in_each_epoch_and_the_same_each_time(sourc
     assert chosen == [source("text", candidates=4).negatives.instead_of(sample, draw * 7919) for draw in range(200)]
     assert 60 < chosen.count(None) < 140
     assert set(chosen) - {None} == set(one.far[3].tolist())
+
+
+def test_an_unreadable_text_stands_in_for_none_and_stops_nothing(shards, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(shards / "images", folder)
+    manifest = load_manifest(folder)
+    samples = manifest.split_rows("train")
+    broken = int(samples[0])
+    with (folder / manifest.shards[manifest.column("shard")[broken]].name).open("r+b") as file:
+        file.seek(int(manifest.column("text.offset")[broken]))
+        file.write(b"\0")
+    negatives = FarNegatives(NegativesSettings(stream="text"), load_manifest(folder), samples, 0, "here")
+    assert broken not in negatives.far
+    assert {negatives.instead_of(broken, draw * 7919) for draw in range(20)} == {None}
+    assert set(negatives.samples.tolist()) == set(samples.tolist()) - {broken}
 
 
 def test_wrong_negatives_are_refused_with_a_sentence(source):
