@@ -56,14 +56,19 @@ def to_timm(backbone: Backbone) -> VisionTransformer:
 
 def from_timm(backbone: Backbone, peer: VisionTransformer) -> None:
     """Load timm's weights; raises ConfigError for a model that a backbone of this shape can't be."""
-    stream, encoder, shape = _image_only(backbone)
     heads, eps = cast("Attention", peer.blocks[0].attn).num_heads, cast("nn.LayerNorm", peer.norm).eps
+    fill(backbone, peer.state_dict(), heads, eps, "timm")
+
+
+def fill(backbone: Backbone, weights: Mapping[str, Tensor], heads: int, eps: float, library: str) -> None:
+    """Load weights under timm's names, of a model of `library` with these heads and norm_eps."""
+    stream, encoder, shape = _image_only(backbone)
     if (heads, eps) != (shape.heads, shape.eps):
         raise ConfigError(
-            f"the timm model has {heads} heads and norm_eps {eps}, this trunk {shape.heads} and {shape.eps}; "
+            f"the {library} model has {heads} heads and norm_eps {eps}, this trunk {shape.heads} and {shape.eps}; "
             "set trunk.heads and trunk.norm_eps to the model's"
         )
-    load_weights(backbone, backbone_weights(peer.state_dict(), backbone.state_dict(), stream, _fixed(encoder)))
+    load_weights(backbone, backbone_weights(weights, backbone.state_dict(), stream, _fixed(encoder)))
 
 
 def timm_weights(
