@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from transformers import ViTConfig, ViTModel
 
 from mmpt.encoders.image import Image
-from mmpt.errors import ConfigError
+from mmpt.errors import CheckpointError, ConfigError
 from mmpt.export.timm import timm_pixels
 from mmpt.export.vit import from_vit, to_vit
 
@@ -51,3 +51,15 @@ def test_weights_of_a_vit_leave_as_they_came(backbone, randomised):
 def test_a_vit_that_does_not_fit_is_refused(backbone, randomised, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         from_vit(backbone, vit(randomised, **changes))
+
+
+def test_another_size_is_refused_naming_the_weights(backbone, randomised):
+    with pytest.raises(CheckpointError, match=r"weights 'encoders\.image\.position' have shape \(17, 24\)"):
+        from_vit(backbone, vit(randomised, image_size=16))
+
+
+def test_a_vit_of_another_depth_is_refused(backbone, randomised):
+    with pytest.raises(ConfigError, match=r"weights 'blocks\.2.*which a backbone has no place for"):
+        from_vit(backbone, vit(randomised, num_hidden_layers=3))
+    with pytest.raises(ConfigError, match=r"no weights 'blocks\.1"):
+        from_vit(backbone, vit(randomised, num_hidden_layers=1))
