@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mmpt import randomness
 from mmpt.data.manifest import Manifest
@@ -89,6 +87,9 @@ class FarNegatives:
 
 def _farthest(texts: list[str], candidates: int, seed: int, where: str) -> Int[np.ndarray, "texts k"]:
     """Places of the k texts least like each one, never of one that says the same."""
+    from scipy.sparse import csr_matrix  # slow to import: only where a source asks for negatives
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     try:
         vectors = csr_matrix(TfidfVectorizer().fit_transform(texts))
     except ValueError as error:

@@ -5,7 +5,6 @@ from copy import deepcopy
 from typing import cast
 
 import torch
-from timm.layers.mlp import Mlp
 from torch import nn
 
 from mmpt.encoders import Modality
@@ -13,6 +12,7 @@ from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.trunk.feedforward.dense import DenseFeedForward
 from mmpt.trunk.feedforward.modality_experts import ModalityExperts
+from mmpt.trunk.mlp import Mlp
 from mmpt.trunk.transformer import Block, Transformer
 
 

@@ -16,13 +16,18 @@ def may_attend(valid: Bool[Tensor, "B S"], segment: Int[Tensor, "B S"]) -> Bool[
     return ((same & valid.unsqueeze(1)) | itself).unsqueeze(1)
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Heads share the width evenly; raises ConfigError."""
+    if heads < 1 or width % heads:
+        raise ConfigError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+
+
 class SelfAttention(nn.Module):
     """Queries, keys and values of one sequence, in one product."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ConfigError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+        check_heads(width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -51,8 +56,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ConfigError(f"width {width} can't be shared by {heads} heads; choose a divisor of {width}")
+        check_heads(width, heads)
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)

@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mmpt.downstream.pooling import TokenLatents, side_by_side
 from mmpt.finetune.pools import Pool
+from mmpt.trunk.attention import check_heads
 
 
 class AttentionPool(Pool):
@@ -20,6 +21,7 @@ class AttentionPool(Pool):
 
     def __init__(self, width: int, *, heads: int = 4) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)

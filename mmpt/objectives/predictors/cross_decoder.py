@@ -2,13 +2,13 @@
 
 import torch
 from jaxtyping import Float
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from mmpt.encoders import Encoder
 from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.tokens import Content, Scored, flatten, gather
 from mmpt.trunk.attention import CrossAttention
+from mmpt.trunk.mlp import Mlp
 from mmpt.trunk.positions import FixedPlaces
 from mmpt.trunk.transformer import initialise
 

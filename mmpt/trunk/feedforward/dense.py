@@ -1,11 +1,11 @@
 """The plain two-layer feed-forward network (Vaswani et al. 2017, section 3.3) with GELU."""
 
 from jaxtyping import Float
-from timm.layers.mlp import Mlp
 from torch import Tensor
 
 from mmpt.trunk import Surroundings
 from mmpt.trunk.feedforward import FeedForward
+from mmpt.trunk.mlp import Mlp
 
 
 class DenseFeedForward(FeedForward):

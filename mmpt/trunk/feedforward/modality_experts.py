@@ -2,11 +2,11 @@
 
 import torch
 from jaxtyping import Float
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from mmpt.trunk import Surroundings
 from mmpt.trunk.feedforward import FeedForward
+from mmpt.trunk.mlp import Mlp
 
 
 class ModalityExperts(FeedForward):

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.functional import linear, one_hot
@@ -24,6 +23,7 @@ from mmpt.trunk.gating import (
     within_capacity,
     z_loss,
 )
+from mmpt.trunk.mlp import Mlp
 
 
 class Gate(nn.Linear):
