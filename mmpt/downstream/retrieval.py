@@ -170,6 +170,7 @@ class ZeroShot(NamedTuple):
 
     features: str
     samples: int
+    unlabelled: int  # samples, of all splits, that were left out for want of a label
     scores: dict[str, Interval]
     commonest: dict[str, Interval]
 
@@ -178,6 +179,8 @@ class ZeroShot(NamedTuple):
         table = Table("", *SCORE_NAMES.values(), title=Text(f"{self.features}, {self.samples} samples"))
         for name, scores in (("by prompts", self.scores), ("commonest class", self.commonest)):
             table.add_row(name, *(Text(str(scores[kind])) for kind in SCORES))
+        if self.unlabelled:
+            table.caption = Text(f"{self.unlabelled} samples without the label were left out")
         return table
 
 
@@ -230,7 +233,7 @@ def zero_shot(
     bootstrap = Bootstrap(truth, labelled.groups[test], seed)
     common = np.full(len(test), np.bincount(labelled.labels[labelled.indices("train")]).argmax())
     scores, commonest = ({kind: bootstrap.interval(said, kind) for kind in SCORES} for said in (guesses, common))
-    return ZeroShot(features, len(test), scores, commonest)
+    return ZeroShot(features, len(test), labelled.unlabelled, scores, commonest)
 
 
 def _check_prompts(prompts: Mapping[str, Any], classes: Sequence[str], manifest: Manifest, label: str) -> None:

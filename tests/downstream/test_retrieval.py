@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from mmpt.data.manifest import load_manifest
-from mmpt.downstream.retrieval import RANKS, _check_prompts, _direction, _side, chance, first_ranks, retrieve, zero_shot
+from mmpt.downstream.classify import SCORES
+from mmpt.downstream.result import Interval
+from mmpt.downstream.retrieval import (
+    RANKS,
+    ZeroShot,
+    _check_prompts,
+    _direction,
+    _side,
+    chance,
+    first_ranks,
+    retrieve,
+    zero_shot,
+)
 from mmpt.errors import DataError
 
 
@@ -65,3 +77,10 @@ def test_what_can_not_be_searched_is_refused(run, shards):
 def test_prompts_have_to_name_all_classes(prompts, said, shards):
     with pytest.raises(DataError, match=said):
         _check_prompts(prompts, ("a", "b"), load_manifest(shards), "kind")
+
+
+@pytest.mark.parametrize(("unlabelled", "said"), [(24, "24 samples without the label were left out"), (0, None)])
+def test_the_table_says_how_many_samples_had_no_label(unlabelled, said):
+    even = dict.fromkeys(SCORES, Interval(0.5, 0.4, 0.6))
+    caption = ZeroShot("any", 10, unlabelled, even, even).table().caption
+    assert (caption and str(caption)) == said
