@@ -165,7 +165,7 @@ def load_facts(run: Path) -> dict[str, Facts]:
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, prefix: str = "") -> None:
-    """Copy weights and buffers by name; raises CheckpointError for what is missing or of another shape."""
+    """Copy weights and buffers by name: all of them, or none and CheckpointError for what is missing or misshapen."""
     parameters = dict(model.named_parameters())
     buffers = {name: value for name, value in model.state_dict().items() if name not in parameters}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
@@ -177,8 +177,9 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *,
         if given.shape != value.shape:
             shapes = f"{tuple(given.shape)} in the checkpoint and {tuple(value.shape)} in the model"
             raise CheckpointError(f"weights '{prefix + name}' have shape {shapes}")
-        with torch.no_grad():
-            value.copy_(given)
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(weights[prefix + name])
 
 
 def count_parameters(modules: Sequence[torch.nn.Module]) -> int:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from running import build_small_shards, write_recipe
 
-from mmpt.build import source_weights
+from mmpt.build import load_weights, source_weights
 from mmpt.config import load_settings
-from mmpt.errors import ConfigError
+from mmpt.errors import CheckpointError, ConfigError
 from mmpt.settings import Recipe
 from mmpt.training.command import build
 
@@ -47,3 +48,19 @@ def test_a_high_temperature_lifts_what_is_rare_and_it_never_starves(recipe):
 def test_a_temperature_has_to_be_positive(recipe):
     with pytest.raises(ConfigError, match="temperature: expected a positive number, got 0"):
         built(recipe, "data.temperature=0.0")
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"1.bias": torch.ones(4)}, r"'1\.bias' have shape \(4,\) in the checkpoint and \(3,\)"),
+        ({}, "no weights '1.bias'"),
+    ],
+)
+def test_weights_that_fit_in_part_change_nothing(last, said):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = {name: value + 1 for name, value in before.items() if name != "1.bias"} | last
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(model, given)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
