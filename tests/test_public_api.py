@@ -30,6 +30,15 @@ print(seconds, [name for name in {HEAVY} if name in sys.modules])
     assert float(seconds) < 0.3
 
 
+def test_a_run_starts_without_what_few_runs_need():
+    program = """
+import sys
+import mmpt.downstream.embed, mmpt.training.engine, mmpt.training.pretrain
+print([name for name in ("timm", "torchvision", "sklearn", "scipy", "pandas", "matplotlib") if name in sys.modules])
+"""
+    assert run_python(program) == "[]"
+
+
 def test_importing_mmpt_touches_neither_environment_nor_logging_nor_random_state():
     program = """
 import logging, os, random, warnings

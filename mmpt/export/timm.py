@@ -61,14 +61,20 @@ def from_timm(backbone: Backbone, peer: VisionTransformer) -> None:
 
 
 def fill(backbone: Backbone, weights: Mapping[str, Tensor], heads: int, eps: float, library: str) -> None:
-    """Load weights under timm's names, of a model of `library` with these heads and norm_eps."""
+    """Load weights under timm's names, of a model of `library` with these heads and norm_eps.
+
+    Raises:
+        ConfigError: a model that a backbone of this shape can't be.
+        CheckpointError: weights of another shape.
+    """
     stream, encoder, shape = _image_only(backbone)
-    if (heads, eps) != (shape.heads, shape.eps):
+    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    if (depth, heads, eps) != (shape.depth, shape.heads, shape.eps):
         raise ConfigError(
-            f"the {library} model has {heads} heads and norm_eps {eps}, this trunk {shape.heads} and {shape.eps}; "
-            "set trunk.heads and trunk.norm_eps to the model's"
+            f"the {library} model has {depth} blocks, {heads} heads and norm_eps {eps}, this trunk {shape.depth}, "
+            f"{shape.heads} and {shape.eps}; set trunk.depth, trunk.heads and trunk.norm_eps to the model's"
         )
-    load_weights(backbone, backbone_weights(weights, backbone.state_dict(), stream, _fixed(encoder)))
+    load_weights(backbone, backbone_weights(weights, backbone.state_dict(), stream, _fixed(encoder), library))
 
 
 def timm_weights(
@@ -93,7 +99,11 @@ def timm_weights(
 
 
 def backbone_weights(
-    peer: Mapping[str, Tensor], like: Mapping[str, Tensor], stream: str, fixed: Float[Tensor, "N D"] | None = None
+    peer: Mapping[str, Tensor],
+    like: Mapping[str, Tensor],
+    stream: str,
+    fixed: Float[Tensor, "N D"] | None,
+    library: str,
 ) -> dict[str, Tensor]:
     """From timm's to ours; a classifier's head is left out.
 
@@ -102,17 +112,18 @@ def backbone_weights(
         like: the state dict of the backbone to fill, for the mean and standard deviation that timm does not hold.
         stream: the name of its one stream.
         fixed: its position table where that is not learned; timm's has to be the same but for one row added to all.
+        library: whose model it was, for messages.
     """
     own, positions = f"encoders.{stream}.", peer["pos_embed"][0]
     names = _trunk_names(like)
     known = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", *names.values()}
     unknown = [name for name in peer if name not in known and not name.startswith("head.")]
     if unknown:
-        raise ConfigError(f"the timm model has weights '{unknown[0]}', which a backbone has no place for")
+        raise ConfigError(f"the {library} model has weights '{unknown[0]}', which a backbone has no place for")
     class_token = peer["cls_token"].flatten()
     row = torch.zeros_like(class_token)
     if fixed is not None:
-        row = constant_row(positions[1:] - fixed[1:], "the timm model")
+        row = constant_row(positions[1:] - fixed[1:], f"the {library} model")
         class_token = class_token + positions[0] - fixed[0] - row
     return {
         **like,

@@ -58,7 +58,7 @@ def to_vit(backbone: Backbone) -> tuple[ViTModel, ViTImageProcessor]:
 
 
 def from_vit(backbone: Backbone, peer: ViTModel) -> None:
-    """Load transformers' weights; raises ConfigError for a model that a backbone of this shape can't be."""
+    """Load transformers' weights; raises what `fill` does, and ConfigError for what no trunk has."""
     config = peer.config
     for name, wanted in (("hidden_act", "gelu"), ("qkv_bias", True)):
         if getattr(config, name) != wanted:
@@ -85,21 +85,19 @@ def vit_weights(peer: VisionTransformer) -> dict[str, Tensor]:
 
 
 def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From transformers' names to timm's, the inverse of `vit_weights`; a pooler is left out."""
+    """From transformers' names to timm's, the inverse of `vit_weights`; pooler and mask token are left out."""
     found = renamed(weights, {theirs: ours for ours, theirs in WHOLE.items()})
     back = {theirs: ours for ours, theirs in BLOCK.items()}
     for name, value in weights.items():
-        if not name.startswith("layers."):
+        if name in WHOLE.values() or name.startswith(("pooler.", "embeddings.mask_token")):
             continue
         number, _, rest = name.removeprefix("layers.").partition(".")
         part, _, kind = rest.rpartition(".")
         if part in back:
             found[f"blocks.{number}.{back[part]}.{kind}"] = value
         elif part == "attention.q_proj":
-            parts = [f"layers.{number}.attention.{own}_proj.{kind}" for own in "qkv"]
-            found[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(
-                list(renamed(weights, {n: n for n in parts}).values())
-            )
+            thirds = renamed(weights, {f"layers.{number}.attention.{own}_proj.{kind}": own for own in "qkv"})
+            found[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(list(thirds.values()))
         elif part not in ("attention.k_proj", "attention.v_proj"):
             raise ConfigError(f"the transformers model has weights '{name}', which a backbone has no place for")
     return found

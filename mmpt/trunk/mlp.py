@@ -1,7 +1,7 @@
 """Linear, GELU, linear: the feed-forward network of every block (Vaswani et al. 2017, section 3.3).
 
-Names and order of its weights are those of timm's `Mlp`, which is not imported here: it brings torchvision along, and
-with it two seconds to the start of every command and loader worker.
+Names and order of its weights are those of timm's `Mlp`, which is not imported here: it brings torchvision along, which
+is slow to import, to the start of every command that builds a model.
 """
 
 from jaxtyping import Float

@@ -111,7 +111,7 @@ def test_a_timm_model_that_does_not_fit_is_refused_with_a_sentence(image, text, 
     peer = to_timm(backbone_of({"image": learned}))
     with pytest.raises(ConfigError, match="positions of its own, this stream a fixed table"):
         from_timm(backbone_of({"image": image}), peer)
-    with pytest.raises(ConfigError, match="has 2 heads and norm_eps 1e-06, this trunk 4"):
+    with pytest.raises(ConfigError, match="has 2 blocks, 2 heads and norm_eps 1e-06, this trunk 2, 4"):
         from_timm(backbone_of({"image": learned}, heads=4), peer)
     peer.reg_token = torch.nn.Parameter(torch.zeros(1, 1, 16))
     with pytest.raises(ConfigError, match="weights 'reg_token', which a backbone has no place for"):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
-from mmpt.downstream.pooling import TokenLatents, observed_mean
+from mmpt.downstream.pooling import TokenLatents, observed_mean, side_by_side
 from mmpt.errors import ConfigError
 from mmpt.finetune.pools import Pool
 from mmpt.trunk.attention import check_heads
@@ -44,8 +44,8 @@ class LatentAttentionPool(Pool):
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
         """Zeros where a row has no tokens at all."""
-        refined = {name: own._replace(latents=self._refined(own.latents)) for name, own in streams.items()}
-        pooled = observed_mean(refined)[0]
+        every = side_by_side(streams)
+        pooled = observed_mean({"every": every._replace(latents=self._refined(every.latents))})[0]
         return normalize(pooled, dim=1) if self.unit_length else pooled
 
     def _refined(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
