@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmpt.data import mixture
+from mmpt.data.parcel import packed, unpacked
 from mmpt.data.source import Skip, Source, row_draw
 from mmpt.errors import ConfigError
 from mmpt.tokens import Batch
@@ -96,14 +97,19 @@ def steps_from(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
+        collate_fn=packed if workers else _as_read,
         pin_memory=pin_memory,
     )
     step: list[MicroBatch] = []
     for micro in loader:
-        step.append(micro)
+        step.append(unpacked(micro) if workers else micro)
         if len(step) == accumulation:
             yield step
             step = []
+
+
+def _as_read(micro: MicroBatch) -> MicroBatch:
+    return micro
 
 
 def _start_worker(number: int) -> None:
