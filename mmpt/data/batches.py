@@ -97,7 +97,7 @@ def steps_from(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
-        collate_fn=packed if workers else _as_read,
+        collate_fn=packed if workers else _as_read,  # type: ignore[arg-type]
         pin_memory=pin_memory,
     )
     step: list[MicroBatch] = []

@@ -34,7 +34,7 @@ def packed(value: object) -> Parcel:
     return Parcel(contents, file.getvalue())
 
 
-def unpacked(parcel: Parcel) -> Any:  # noqa: ANN401
+def unpacked(parcel: Parcel) -> Any:
     """The value; its tensors are views of the parcel's contents, pinned if those are."""
     return _Unpacker(parcel).load()
 
