@@ -61,6 +61,13 @@ def test_a_recipe_takes_a_step_and_its_loss_falls_on_the_same_batch(listed, shar
     assert losses[2] < losses[0]
 
 
+@pytest.mark.parametrize("listed", recipes(), ids=lambda listed: listed.name)
+def test_the_second_line_of_a_recipe_is_a_command_that_begins_with_the_sample_shards_and_ends_with_the_recipe(listed):
+    first, *_, last = listed.path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ").split(" && ")
+    assert first == "mmpt samples shards"
+    assert last == f"mmpt pretrain {listed.name}"
+
+
 def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
