@@ -11,7 +11,7 @@ from pathlib import Path
 from mmpt.config import dump_yaml, load_settings
 from mmpt.settings import Recipe
 
-PREPARATION_STEPS = 200  # of another run that a recipe begins with
+PREPARATION_SETTINGS = ["training.steps=200", "training.optimizer.warmup_steps=20"]  # of a run that another needs
 
 
 def over_shards(recipe: Path, shards: Path, folder: Path, settings: Sequence[str]) -> Path:
@@ -24,7 +24,7 @@ def over_shards(recipe: Path, shards: Path, folder: Path, settings: Sequence[str
         (folder / "shards" / data.name).symlink_to(data)
     for command in preparations(recipe):
         if command[0] == "pretrain":
-            command = [*command, f"training.steps={PREPARATION_STEPS}", "training.optimizer.warmup_steps=20"]
+            command = [*command, *PREPARATION_SETTINGS]
         run(command, folder, folder / "preparation.txt")
     text = re.sub(
         r"\b(?=(shards|units|runs)/)", f"{folder.resolve()}/", dump_yaml(load_settings(recipe, settings, Recipe))
@@ -55,6 +55,7 @@ def run(command: Sequence[str], folder: Path, log: Path) -> float:
         line = [sys.executable, "-m", "mmpt", *command]
         process = subprocess.Popen(line, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise SystemExit(log.read_text(encoding="utf-8"))
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
