@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -66,6 +66,7 @@ class Modality(ABC):
 
     facts: Facts
     kind: str  # the kind of field it reads, see mmpt.data.schema
+    places_count_up: ClassVar[bool] = True  # a token's place is its number in its document
 
     @property
     def augments(self) -> bool:

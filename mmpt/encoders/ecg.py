@@ -29,6 +29,7 @@ class Ecg(Strips):
 
     patch: int = field(kw_only=True)
     positions: Literal["sincos", "learned"] = field(default="sincos", kw_only=True)
+    places_count_up = False
 
     def __post_init__(self) -> None:
         if self.patch < 2:

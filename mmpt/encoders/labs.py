@@ -33,6 +33,7 @@ class Labs(Modality):
     facts: Facts
     values: Literal["linear", "mlp", "quantile"] = field(default="linear", kw_only=True)
     kind = "array"
+    places_count_up = False
 
     def __post_init__(self) -> None:
         _ = self.columns  # unusable facts are told of when the recipe is read
