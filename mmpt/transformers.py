@@ -24,13 +24,12 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.utils.generic import ModelOutput
 
 from mmpt.build import build_modalities
-from mmpt.config import Component, component, to_plain
+from mmpt.config import Component, component
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import DataError
 from mmpt.export.flat import batch_of, flat_inputs
 from mmpt.model import Backbone
-from mmpt.settings import Recipe
 from mmpt.trunk import Trunk
 
 T = TypeVar("T")
@@ -47,15 +46,10 @@ class MmptConfig(PreTrainedConfig):
     hidden_size: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, modalities: Mapping[str, Modality]) -> "MmptConfig":
-        """Of the streams in `modalities`, which is all of a recipe's or one alone."""
-        trunk = to_plain(recipe.trunk)
-        return cls(
-            streams={name: to_plain(recipe.streams[name]) for name in modalities},
-            trunk=trunk,
-            facts={name: _plain_facts(modality.facts) for name, modality in modalities.items()},
-            hidden_size=trunk["width"],
-        )
+    def of(cls, streams: dict[str, Any], trunk: dict[str, Any], modalities: Mapping[str, Modality]) -> "MmptConfig":
+        """Of a recipe's streams, all or one alone, and its trunk."""
+        facts = {name: plain_facts(modality.facts, "tokenizer/" + name) for name, modality in modalities.items()}
+        return cls(streams=streams, trunk=trunk, facts=facts, hidden_size=trunk["width"])
 
 
 @dataclass
@@ -85,6 +79,8 @@ class MmptModel(PreTrainedModel):
         names = set(self.state_dict())
         self._tables = {name: value.clone() for name, value in self.named_buffers() if name not in names}
         self.post_init()
+        for part in self.modules():
+            part._is_hf_initialized = False  # or loading, which empties the tables, would not have them filled again
 
     def forward(self, **inputs: Tensor) -> MmptOutput:
         """Tensors as MmptFeatureExtractor makes them; raises DataError for names that are none of its.
@@ -99,9 +95,10 @@ class MmptModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Weights are made with the parts; fixed tables, which no file has, transformers empties when it loads."""
-        if module is self:
-            for name, value in self._tables.items():
-                self.get_buffer(name).copy_(value)
+        for name, value in self._tables.items():
+            owner, _, own = name.rpartition(".")
+            if self.get_submodule(owner) is module:
+                module.get_buffer(own).copy_(value)
 
     @classmethod
     def get_init_context(cls, *arguments: Any, **settings: Any) -> list[Any]:
@@ -118,10 +115,8 @@ class MmptFeatureExtractor(FeatureExtractionMixin):
         folder: that tokenizers lie in, as `facts` name them.
     """
 
-    def __init__(
-        self, streams: dict[str, Any], facts: dict[str, Any], folder: str | Path = ".", **settings: Any
-    ) -> None:
-        super().__init__(streams=streams, facts=facts, folder=str(folder), **settings)
+    def __init__(self, streams: dict[str, Any], facts: dict[str, Any], folder: str = ".", **settings: Any) -> None:
+        super().__init__(streams=streams, facts=facts, folder=folder, **settings)
 
     def __call__(self, samples: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> BatchFeature:
         """One dict a sample, by stream; what is longer than the recipe lets it be is cut.
@@ -133,25 +128,35 @@ class MmptFeatureExtractor(FeatureExtractionMixin):
         rows = [_read(number, sample, modalities) for number, sample in enumerate(_listed(samples))]
         there = [name for name in modalities if any(name in row for row in rows)]
         contents = {
-            name: modalities[name].collate([[row[name]] if name in row else [] for row in rows], None)
-            for name in there
+            name: modalities[name].collate([[row[name]] if name in row else [] for row in rows], None) for name in there
         }
         return BatchFeature(flat_inputs(contents, modalities))
 
     @classmethod
+    def of(cls, streams: dict[str, Any], modalities: Mapping[str, Modality]) -> "MmptFeatureExtractor":
+        """Of modalities whose tokenizers lie anywhere."""
+        facts = {}
+        for name, modality in modalities.items():
+            own = modality.facts.folder / modality.facts.values.get("tokenizer", "")
+            facts[name] = plain_facts(modality.facts, str(own.absolute()))
+        return cls(streams, facts)
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **settings: Any) -> Any:
         """From a folder; raises OSError where there is none."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **settings, folder=str(pretrained_model_name_or_path)
-        )
+        made = super().from_pretrained(pretrained_model_name_or_path, **settings)
+        made.folder = str(pretrained_model_name_or_path)
+        return made
 
     def save_pretrained(self, save_directory: str | PathLike[str], **settings: Any) -> Any:
         """Settings and tokenizers."""
         for stream, facts in self.facts.items():
             if "tokenizer" in facts["values"]:
-                source, own = Path(self.folder) / facts["values"]["tokenizer"], Path("tokenizer") / stream
-                shutil.copytree(source, Path(save_directory) / own, dirs_exist_ok=True)
-                facts["values"]["tokenizer"] = str(own)
+                source, own = Path(self.folder) / facts["values"]["tokenizer"], f"tokenizer/{stream}"
+                target = Path(save_directory) / own
+                if source.resolve() != target.resolve():
+                    shutil.copytree(source, target, dirs_exist_ok=True)
+                facts["values"]["tokenizer"] = own
         self.folder = str(save_directory)
         return super().save_pretrained(save_directory, **settings)
 
@@ -172,9 +177,11 @@ def _part(contract: type[T], plain: Any) -> Component[T]:
     return component(contract, settings.pop("type"), **settings)
 
 
-def _plain_facts(facts: Facts) -> dict[str, Any]:
+def plain_facts(facts: Facts, tokenizer: str) -> dict[str, Any]:
+    """What JSON can hold of them; `tokenizer` is where the stream's lies, if it has one."""
+    values = {name: tokenizer if name == "tokenizer" else value for name, value in facts.values.items()}
     statistics = {name: value for name, value in facts.statistics.items() if name not in LEFT_BEHIND}
-    return {"values": dict(facts.values), "statistics": statistics}
+    return {"values": values, "statistics": statistics}
 
 
 def _listed(samples: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpt.build import count_parameters
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder
+from mmpt.training.ledger import read_lines
 
+LIBRARY = {"safetensors": "mmpt"}
 LIMITS = """\
 - Features of a self-supervised encoder; it has no output that means anything by itself.
 - It knows what its training data showed. Check it on your own data, with groups (patients, speakers) kept apart.
@@ -15,30 +18,39 @@ LIMITS = """\
 """
 
 
-def write_card(folder: Path, name: str, encoder: Encoder, run: Path, certificate: Mapping[str, Any], use: str) -> None:
+def write_card(
+    folder: Path, name: str, encoder: Encoder, run: Path, certificate: Mapping[str, Any], use: str, inputs: str = ""
+) -> None:
     """README.md; the licence is that of the data, which the card can't know and says so."""
     streams = list(certificate["differences"])
-    probes = "\n".join(_probes(run, streams)) or "none was made with `mmpt probe`"
-    told = {name: _told(encoder.modalities[name].facts.statistics) for name in streams}
-    fields = "\n".join(f"- `{name}`: {sizes}" for name, sizes in told.items())
-    text = f"""# {name}
+    text = f"""---
+library_name: {LIBRARY.get(certificate["to"], certificate["to"])}
+pipeline_tag: feature-extraction
+tags: [{", ".join(["mmpt", "masked-modelling", *streams])}]
+---
+
+# {name}
 
 An encoder pretrained by masked modelling with mmpt, {encoder.step} steps.
 
     {use.format(folder=name)}
 
 Exported to {certificate["to"]}; latents differ from the original's by at most {certificate["largest_difference"]:.2g}
-(`certificate.json`).
+(`certificate.json`). {_shape(encoder, streams)}
 
-## Data
+{_section("Inputs and outputs", inputs)}## Data
 
-{fields}
+{_data(encoder, streams)}
 
 The licence of weights follows that of the data and of whoever trained them; none is given here.
 
+## Training
+
+{_losses(run, streams)}
+
 ## Scores of frozen features
 
-{probes}
+{_listed(_probes(run, streams), "none was made with `mmpt probe`")}
 
 ## Limits
 
@@ -51,9 +63,45 @@ The licence of weights follows that of the data and of whoever trained them; non
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}\n" if text else ""
+
+
+def _listed(lines: Sequence[str], otherwise: str) -> str:
+    return "\n".join(lines) or otherwise
+
+
+def _shape(encoder: Encoder, streams: Sequence[str]) -> str:
+    trunk = encoder.backbone.trunk
+    parts = [trunk, *(encoder.backbone.encoders[name] for name in streams)]
+    millions = count_parameters(parts) / 1e6
+    return f"{millions:,.2f} million parameters, {trunk.depth} blocks, latents of {trunk.width} numbers a token."
+
+
+def _data(encoder: Encoder, streams: Sequence[str]) -> str:
+    """What the streams saw, and by which sources: what comes along with a stream shapes it, too."""
+    fields = [f"- `{name}`: {_told(encoder.modalities[name].facts.statistics)}" for name in streams]
+    sources = [
+        f"- source `{name}`: split {source.split} of `{source.shards.name}`, {' + '.join(source.streams)}"
+        for name, source in encoder.recipe.data.sources.items()
+        if len(streams) > 1 or set(streams) & set(source.streams)
+    ]
+    return "\n".join([*fields, *sources])
+
+
 def _told(statistics: Mapping[str, Any]) -> str:
     samples = statistics.get("samples")
     return f"{samples:,} samples" if samples is not None else "no statistics"
+
+
+def _losses(run: Path, streams: Sequence[str]) -> str:
+    """The last ones that were written down."""
+    last: dict[str, str] = {}
+    for line in read_lines(run / "metrics.jsonl"):
+        for name in streams:
+            if f"{name}/loss" in line:
+                last[name] = f"- `{name}`: loss {line[f'{name}/loss']:.4g} of training batches, {line['done']} steps"
+    return _listed(list(last.values()), "no figures were kept")
 
 
 def _probes(run: Path, streams: Sequence[str]) -> list[str]:

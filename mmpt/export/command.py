@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -15,17 +15,30 @@ from mmpt.downstream.encoder import Encoder, find_checkpoint, load
 from mmpt.downstream.values import raw_value
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
+from mmpt.export import onnx, registered
 from mmpt.export.card import write_card
 from mmpt.export.fixtures import fixtures_of
+from mmpt.export.inputs import inputs_and_outputs
 from mmpt.export.one_stream import one_stream
-from mmpt.export.peers import peer_of
+from mmpt.export.peers import has_peer, peer_of
+from mmpt.export.samples import COMPARED, differences
 from mmpt.tokens import Batch, Content
 from mmpt.training import checkpoint
 
-Target = Literal["transformers", "timm", "safetensors"]
-TARGETS = ("transformers", "timm", "safetensors")
+Target = Literal["transformers", "timm", "safetensors", "onnx"]
+TARGETS = ("transformers", "timm", "safetensors", "onnx")
+LIBRARIES = ("mmpt", "torch", "transformers", "timm", "safetensors")
 TOLERANCE = 1e-4
 CERTIFICATE = "certificate.json"
+
+
+class Written(NamedTuple):
+    """What an export comes to."""
+
+    differences: Mapping[str, float]
+    use: str  # Python that loads it; {folder} is where it lies
+    compared: str = "latents of made-up samples of three lengths in one padded batch, float32, on the CPU"
+    inputs: str = ""  # the card's section, where names of inputs are ours
 
 
 def export(
@@ -39,15 +52,17 @@ def export(
 ) -> dict[str, Any]:
     """Write the encoder of a run in another library's form, and prove it; returns the certificate.
 
-    `transformers` and `timm` take one stream; the folder loads there without mmpt. `safetensors` takes all streams: a
-    run folder without optimiser and objective, which `mmpt.load` reads. The exported files are loaded again, both
-    models look at made-up samples of several lengths in one padded batch, and the largest difference is written down.
+    `timm` takes one stream, `transformers` one or all: texts, pictures and speech alone become classes of its own,
+    whose folder loads without mmpt, all else `mmpt.transformers.MmptModel`. `onnx` takes one or all, too. `safetensors`
+    takes all: a run folder without optimiser and objective, which `mmpt.load` reads. The exported files are loaded
+    again, both models look at made-up samples of several lengths, padded, and the largest difference is written down.
 
     Args:
         run: of pretraining or fine-tuning.
         out: a folder that is not there yet.
         to: the library.
-        modality: the stream; needed where the run has several and the library takes one.
+        modality: the stream; needed where the run has several and the library takes one. Without it `transformers` and
+            `onnx` take all.
         step: of the checkpoint; the newest by default.
         tolerance: largest absolute difference of latents.
 
@@ -64,23 +79,44 @@ def export(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        if to == "safetensors":
-            differences = _whole(encoder, staged)
-            use = "mmpt.load('{folder}')"
-        else:
-            differences, use = _alone(encoder, staged, to, _only(encoder, modality, to))
-        certificate = _certificate(encoder, run, to, differences, tolerance)
-        if certificate["largest_difference"] > tolerance:
+        written = _written(encoder, staged, to, modality)
+        certificate = _certificate(encoder, run, to, written, tolerance)
+        if not certificate["largest_difference"] <= tolerance:
             raise ConfigError(
                 f"the exported model differs by {certificate['largest_difference']:.2g}, more than {tolerance:g} "
                 "allows; nothing was written"
             )
         (staged / CERTIFICATE).write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
-        write_card(staged, out.name, encoder, run, certificate, use)
+        write_card(staged, out.name, encoder, run, certificate, written.use, written.inputs)
         staged.rename(out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return certificate
+
+
+def _written(encoder: Encoder, folder: Path, to: str, modality: str | None) -> Written:
+    """All but certificate and card."""
+    if to == "safetensors":
+        if modality is not None:
+            raise ConfigError("--to safetensors takes all streams; leave --modality out, or use onnx or transformers")
+        return Written(_whole(encoder, folder), "mmpt.load('{folder}')")
+    streams = list(encoder.modalities) if modality is None else [_only(encoder, modality, to)]
+    if to == "onnx" or (to == "transformers" and not has_peer(to, [encoder.modalities[name] for name in streams])):
+        return _any_streams(encoder, folder, to, streams)
+    return Written(*_alone(encoder, folder, to, _only(encoder, modality, to)))
+
+
+def _any_streams(encoder: Encoder, folder: Path, to: str, streams: Sequence[str]) -> Written:
+    """One stream alone or all on one trunk."""
+    backbone, modalities = encoder.backbone, {name: encoder.modalities[name] for name in streams}
+    if len(streams) < len(encoder.modalities):
+        backbone = one_stream(backbone, encoder.modalities, streams[0])
+    if to == "onnx":
+        use, latents = onnx.USE, onnx.to_onnx(backbone, modalities, folder)
+    else:
+        use, latents = registered.USE, registered.to_registered(backbone, modalities, encoder.recipe, folder)
+    inputs = inputs_and_outputs(modalities, encoder.width)
+    return Written(differences(backbone, modalities, latents), use, COMPARED, inputs)
 
 
 def _only(encoder: Encoder, modality: str | None, to: str) -> str:
@@ -128,18 +164,16 @@ def _batch(streams: Mapping[str, Content]) -> Batch:
     return Batch(dict(streams), uid, torch.zeros_like(uid), "export", 0)
 
 
-def _certificate(
-    encoder: Encoder, run: Path, to: str, differences: Mapping[str, float], tolerance: float
-) -> dict[str, Any]:
+def _certificate(encoder: Encoder, run: Path, to: str, written: Written, tolerance: float) -> dict[str, Any]:
     found = find_checkpoint(run, encoder.step)
     commit = json.loads((found / checkpoint.COMMIT).read_text(encoding="utf-8"))
     return {
         "to": to,
-        "largest_difference": max(differences.values()),
-        "differences": dict(differences),
+        "largest_difference": max(written.differences.values()),
+        "differences": dict(written.differences),
         "tolerance": tolerance,
-        "compared": "latents of made-up samples of three lengths in one padded batch, float32, on the CPU",
+        "compared": written.compared,
         "step": encoder.step,
         "source_sha256": commit["sha256"]["model.safetensors"],
-        "versions": {name: version(name) for name in ("mmpt", "torch", "transformers", "timm", "safetensors")},
+        "versions": {name: version(name) for name in (*LIBRARIES, *(onnx.PACKAGES if to == "onnx" else ()))},
     }

@@ -24,12 +24,16 @@ def fixtures_of(modality: Modality) -> list[Any]:
         return [Picture.fromarray(random.integers(0, 256, (64, 80, 3), dtype=np.uint8)) for _ in SHARES]
     if isinstance(modality, Labs):
         numeric = [column.name for column in modality.columns if not column.categories]
+        named = {column.name: column.categories[-1] for column in modality.columns if column.categories}
         return [
             {name: float(random.normal()) for name in numeric[: max(round(share * len(numeric)), 1)]}
+            | (named if share == 1 or not numeric else {})
             for share in SHARES
         ]
     lengths = [int(share * modality.limit) for share in SHARES]
     if isinstance(modality, Sound):
         return [(random.normal(size=length).astype(np.float32) * 0.1, int(modality.data_rate)) for length in lengths]
     leads = len(modality.facts.values["leads"])
-    return [random.normal(size=(length, leads)).astype(np.float32) for length in lengths]
+    recordings = [random.normal(size=(length, leads)).astype(np.float32) for length in lengths]
+    recordings[-1][:, : leads // 2] = np.nan  # leads that were not measured
+    return recordings

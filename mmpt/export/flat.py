@@ -22,6 +22,11 @@ def input_names(stream: str, modality: Modality) -> list[str]:
     return [f"{stream}_{part}" for part in parts]
 
 
+def latents_name(stream: str) -> str:
+    """Of an output."""
+    return f"{stream}_latents"
+
+
 def flat_inputs(streams: Mapping[str, Content], modalities: Mapping[str, Modality]) -> dict[str, Tensor]:
     """Collated contents -> tensors by name."""
     inputs = {}

@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -152,20 +153,27 @@ class HubertPeer(Peer):
         return peer(waves, attention_mask=real.long()).last_hidden_state
 
 
+KINDS: dict[tuple[str, type], type[Peer]] = {
+    ("transformers", Text): TextPeer,
+    ("transformers", Image): ViTPeer,
+    ("timm", Image): TimmPeer,
+    ("transformers", Speech): HubertPeer,
+}
+
+
+def has_peer(to: str, modalities: Sequence[Modality]) -> bool:
+    """Whether the library has a class of its own for such streams: for some kinds, and for one stream alone."""
+    return len(modalities) == 1 and any(library == to and isinstance(modalities[0], kind) for library, kind in KINDS)
+
+
 def peer_of(to: str, backbone: Backbone, modality: Modality) -> Peer:
     """Raises ConfigError for a stream that the library has no model for."""
-    kinds: dict[tuple[str, type], type[Peer]] = {
-        ("transformers", Text): TextPeer,
-        ("transformers", Image): ViTPeer,
-        ("timm", Image): TimmPeer,
-        ("transformers", Speech): HubertPeer,
-    }
-    for (library, kind), peer in kinds.items():
+    for (library, kind), peer in KINDS.items():
         if library == to and isinstance(modality, kind):
             return peer(backbone, modality)
-    able = sorted({library for library, kind in kinds if isinstance(modality, kind)})
-    instead = " or ".join([*able, "safetensors"])
-    raise ConfigError(f"--to {to}: it has no model for {type(modality).__name__.lower()}; use {instead}")
+    raise ConfigError(
+        f"--to {to}: it has no model for {type(modality).__name__.lower()}; use transformers, onnx or safetensors"
+    )
 
 
 def _pixels(backbone: Backbone, content: Content) -> Tensor:

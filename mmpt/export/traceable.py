@@ -35,7 +35,7 @@ def traceable(backbone: Backbone) -> Backbone:
 
 
 class PlainStem(nn.Module):
-    """A wave stem that computes every window by itself: overlaps are computed twice, and no rows are laid end to end."""
+    """A wave stem that computes every window by itself: overlaps twice, and no rows laid end to end."""
 
     def __init__(self, stem: WaveStem) -> None:
         super().__init__()
