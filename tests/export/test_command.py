@@ -121,7 +121,7 @@ def test_a_stream_of_a_trunk_with_an_expert_each_is_a_dense_backbone(run):
     ("arguments", "sentence"),
     [
         ({"to": "timm"}, "--to timm takes one stream, and the run has text, image; say --modality"),
-        ({"to": "timm", "modality": "text"}, "it has no model for text; use transformers or safetensors"),
+        ({"to": "timm", "modality": "text"}, "it has no model for text; use transformers, onnx or safetensors"),
         ({"to": "timm", "modality": "imge"}, "the run has no stream 'imge'"),
         ({"to": "transformers", "modality": "text", "tolerance": 0.0}, "differs by .* nothing was written"),
     ],
