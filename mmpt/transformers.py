@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,6 +41,7 @@ class MmptConfig(PreTrainedConfig):
 
     model_type = "mmpt"
     streams: dict[str, Any] | None = None
+    order: list[str] | None = None  # of the streams, which their numbers follow; JSON is written by name
     trunk: dict[str, Any] | None = None
     facts: dict[str, Any] | None = None  # by stream: `values` and `statistics`
     hidden_size: int | None = None
@@ -49,7 +50,7 @@ class MmptConfig(PreTrainedConfig):
     def of(cls, streams: dict[str, Any], trunk: dict[str, Any], modalities: Mapping[str, Modality]) -> "MmptConfig":
         """Of a recipe's streams, all or one alone, and its trunk."""
         facts = {name: plain_facts(modality.facts, "tokenizer/" + name) for name, modality in modalities.items()}
-        return cls(streams=streams, trunk=trunk, facts=facts, hidden_size=trunk["width"])
+        return cls(streams=streams, order=list(streams), trunk=trunk, facts=facts, hidden_size=trunk["width"])
 
 
 @dataclass
@@ -73,14 +74,17 @@ class MmptModel(PreTrainedModel):
 
     def __init__(self, config: MmptConfig) -> None:
         super().__init__(config)
-        self.modalities = read_modalities(config.streams, config.facts, Path(config.name_or_path or "."))
+        streams = {name: (config.streams or {})[name] for name in config.order or ()}
+        self.modalities = read_modalities(streams, config.facts or {}, Path(config.name_or_path or "."))
         trunk = _part(Trunk, config.trunk).build(len(self.modalities))
         self.backbone = Backbone(self.modalities, trunk)
         names = set(self.state_dict())
         self._tables = {name: value.clone() for name, value in self.named_buffers() if name not in names}
         self.post_init()
         for part in self.modules():
-            part._is_hf_initialized = False  # or loading, which empties the tables, would not have them filled again
+            cast(
+                "Any", part
+            )._is_hf_initialized = False  # or loading, which empties the tables, would not have them filled again
 
     def forward(self, **inputs: Tensor) -> MmptOutput:
         """Tensors as MmptFeatureExtractor makes them; raises DataError for names that are none of its.
@@ -115,6 +119,10 @@ class MmptFeatureExtractor(FeatureExtractionMixin):
         folder: that tokenizers lie in, as `facts` name them.
     """
 
+    streams: dict[str, Any]
+    facts: dict[str, Any]
+    folder: str
+
     def __init__(self, streams: dict[str, Any], facts: dict[str, Any], folder: str = ".", **settings: Any) -> None:
         super().__init__(streams=streams, facts=facts, folder=folder, **settings)
 
@@ -142,13 +150,13 @@ class MmptFeatureExtractor(FeatureExtractionMixin):
         return cls(streams, facts)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **settings: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *given: Any, **settings: Any) -> Any:
         """From a folder; raises OSError where there is none."""
-        made = super().from_pretrained(pretrained_model_name_or_path, **settings)
+        made = super().from_pretrained(pretrained_model_name_or_path, *given, **settings)
         made.folder = str(pretrained_model_name_or_path)
         return made
 
-    def save_pretrained(self, save_directory: str | PathLike[str], **settings: Any) -> Any:
+    def save_pretrained(self, save_directory: str | PathLike[str], *given: Any, **settings: Any) -> Any:
         """Settings and tokenizers."""
         for stream, facts in self.facts.items():
             if "tokenizer" in facts["values"]:
@@ -158,7 +166,7 @@ class MmptFeatureExtractor(FeatureExtractionMixin):
                     shutil.copytree(source, target, dirs_exist_ok=True)
                 facts["values"]["tokenizer"] = own
         self.folder = str(save_directory)
-        return super().save_pretrained(save_directory, **settings)
+        return super().save_pretrained(save_directory, *given, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """All but where it lies."""
@@ -185,7 +193,7 @@ def plain_facts(facts: Facts, tokenizer: str) -> dict[str, Any]:
 
 
 def _listed(samples: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [samples] if isinstance(samples, Mapping) else list(samples)
+    return [cast("Mapping[str, Any]", samples)] if isinstance(samples, Mapping) else list(samples)
 
 
 def _read(number: int, sample: Mapping[str, Any], modalities: Mapping[str, Modality]) -> dict[str, Any]:

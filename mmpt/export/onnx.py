@@ -1,7 +1,7 @@
 """One stream or several on one trunk as an ONNX graph, with any number of rows and tokens."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
@@ -31,7 +31,7 @@ class Graph(nn.Module):
         super().__init__()
         self.backbone, self.modalities = traceable(backbone), modalities
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Latents in the order of the streams."""
         return tuple(tokens.x for tokens in self.backbone(batch_of(inputs, self.modalities)).values())
 
@@ -53,43 +53,37 @@ def to_onnx(backbone: Backbone, modalities: Mapping[str, Modality], folder: Path
 
 
 def _traced(graph: Graph, example: dict[str, Tensor], modalities: Mapping[str, Modality]) -> Any:
-    shapes = {
-        name: {0: "rows"} if isinstance(modality, Image) else {0: "rows", 1: f"{stream}_tokens"}
+    """Free in rows and tokens, named; raises ConfigError."""
+    names = {
+        name: ("rows",) if isinstance(modality, Image) else ("rows", f"{stream}_tokens")
         for stream, modality in modalities.items()
         for name in input_names(stream, modality)
     }
+    free = {name: dict.fromkeys(range(len(own)), torch.export.Dim.DYNAMIC) for name, own in names.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
         try:
-            program = torch.onnx.export(
-                graph,
-                (),
-                kwargs=example,
-                input_names=list(example),
-                output_names=[latents_name(stream) for stream in modalities],
-                dynamic_shapes={"inputs": shapes},
-                dynamo=True,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ConfigError(f"--to onnx: {_culprit(error)} can't be traced; use safetensors") from error
+            traced = torch.export.export(graph, (example,), dynamic_shapes={"inputs": free}, strict=False)
+            outputs = [latents_name(stream) for stream in modalities]
+            program = torch.onnx.export(traced, input_names=list(example), output_names=outputs, verbose=False)
+        except Exception as error:  # whatever a part of anyone's raises when it meets sizes that are not numbers
+            said = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"--to onnx: {_culprit(error)} can't be traced ({said}); use safetensors") from error
     assert program is not None
+    graph_inputs = {value.name: value for value in program.model.graph.inputs}
+    axes = {graph_inputs[name].shape[axis]: own for name, both in names.items() for axis, own in enumerate(both)}
+    program.rename_axes(axes)
     return program
 
 
 def _culprit(error: BaseException) -> str:
-    """The innermost part that was being traced."""
-    found = [type(part).__name__ for part in _parts(error) if not type(part).__module__.startswith("torch.")]
+    """The innermost part that was being traced, or what it was being translated from."""
+    found = [
+        type(part).__name__
+        for frame, _ in walk_tb(error.__traceback__)
+        if isinstance(part := frame.f_locals.get("self"), nn.Module) and not type(part).__module__.startswith("torch.")
+    ]
     return found[-1] if found else "this model"
-
-
-def _parts(error: BaseException | None) -> Iterator[nn.Module]:
-    while error is not None:
-        for frame, _ in walk_tb(error.__traceback__):
-            part = frame.f_locals.get("self")
-            if isinstance(part, nn.Module):
-                yield part
-        error = error.__cause__
 
 
 def _run_by_onnxruntime(file: Path, streams: list[str]) -> Latents:

@@ -14,6 +14,7 @@ from mmpt.config import component
 from mmpt.describe import describe
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import ConfigError
+from mmpt.export.command import export
 from mmpt.training.divided_experts import check_experts
 from mmpt.trunk.feedforward import FeedForward
 
@@ -120,6 +121,18 @@ def test_a_checkpoint_of_divided_experts_is_one_model_with_all_of_them(runs):
     routed = model.backbone.trunk.blocks[-1].feedforward
     assert list(routed.experts) == ["0", "1", "2", "3"]
     assert routed.group is None
+
+
+@pytest.mark.slow
+def test_divided_experts_are_exported_whole_by_one_process(runs, tmp_path):
+    """What two ranks under ZeRO 2 had divided: plain tensors, an expert's under its own name."""
+    certificate = export(runs / "divided2", tmp_path / "out", to="safetensors")
+    assert certificate["largest_difference"] == 0
+    exported, saved = weights(tmp_path / "out"), weights(runs / "divided2")
+    assert exported.keys() == {name for name in saved if name.startswith("backbone.")}
+    assert all(torch.equal(value, saved[name]) for name, value in exported.items())
+    experts = [name for name in exported if name.endswith("fc1.weight") and ".experts." in name]
+    assert [name.split(".")[-3] for name in sorted(experts)] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import pytest
 from running import build_all_small_shards, close, mmpt, weights
 
+from mmpt.export.command import export
 from mmpt.training.ledger import read_lines
 
 RARE = ("emoji", "captioned", "prompts", "transcribed", "beats", "reported", "patients", "noted")
@@ -53,3 +54,4 @@ def test_two_ranks_learn_what_one_learns_of_a_skewed_mixture(folder, alone, tmp_
     done = mmpt("pretrain", "five", "--out", tmp_path / "run", *settings, ranks=2, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert close(weights(alone), weights(tmp_path / "run"), 5e-5)
+    assert export(tmp_path / "run", tmp_path / "out", to="safetensors")["largest_difference"] == 0  # by one process
