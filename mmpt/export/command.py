@@ -116,7 +116,7 @@ def _any_streams(encoder: Encoder, folder: Path, to: str, streams: Sequence[str]
     else:
         use, latents = registered.USE, registered.to_registered(backbone, modalities, encoder.recipe, folder)
     inputs = inputs_and_outputs(modalities, encoder.width)
-    return Written(differences(backbone, modalities, latents), use, COMPARED, inputs)
+    return Written(differences(encoder.backbone, modalities, latents), use, COMPARED, inputs)
 
 
 def _only(encoder: Encoder, modality: str | None, to: str) -> str:

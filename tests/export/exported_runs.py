@@ -16,7 +16,6 @@ streams:
   text: {type: text, max_length: 20, positions: rotary}
   image: {type: image, size: 12, patch: 4}
   speech: {type: speech, stem: [[16, 8], [8, 8], [3, 2]], channels: 8, norm: group, kernel: 8, groups: 4}
-  speech_mel: {type: speech_mel, mels: 20, kernel: 2, stride: 2, max_seconds: 0.2}
   ecg: {type: ecg, max_seconds: 0.6, patch: 64}
   ecg_stem: {type: ecg_stem, max_seconds: 0.6, channels: 8, kernel: 8, groups: 4}
   labs: {type: labs, values: quantile}
@@ -26,7 +25,7 @@ trunk:
   depth: 2
   heads: 2
   feedforward: {type: modality_experts, ratio: 2}
-  top_feedforward: {type: routed_experts, experts: 3, ratio: 1, modality_bias: gate_and_expert}
+  top_feedforward: {type: routed_experts, experts: 2, k: 1, ratio: 1, modality_bias: gate_and_expert}
   top_layers: 1
 objective:
   type: masked_prediction
@@ -34,7 +33,7 @@ objective:
     labs: {masking: {ratio: 0.3}, corruption: replace, predictor: mlp, target: cells}
 data:
   sources:
-    clinic: {shards: shards/clinic, streams: [text, image, speech, speech_mel, ecg, ecg_stem, labs]}
+    clinic: {shards: shards/clinic, streams: [text, image, speech, ecg, ecg_stem, labs]}
   batch_size: 4
 training:
   steps: 2

@@ -19,8 +19,9 @@ from mmpt.export.onnx import to_onnx
 from mmpt.trunk.feedforward.dense import DenseFeedForward
 from tests.export.exported_runs import make_clinic
 
+pytestmark = pytest.mark.slow  # tracing a graph takes seconds
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-STREAMS = {"text", "image", "speech", "speech_mel", "ecg", "ecg_stem", "labs"}
+STREAMS = {"text", "image", "speech", "ecg", "ecg_stem", "labs"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def certificate(folder):
     return json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
 
 
-def test_onnxruntime_gives_the_latents_of_seven_streams_with_experts(folder):
+def test_onnxruntime_gives_the_latents_of_six_streams_with_experts(folder):
     told = certificate(folder / "five-onnx")
     assert told["differences"].keys() == STREAMS
     assert 0 < told["largest_difference"] < 1e-5
