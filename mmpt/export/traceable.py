@@ -111,7 +111,12 @@ class PlainExperts(FeedForward):
         biased = tokens
         if routed.stream_vector is not None:
             biased = tokens + routed.stream_vector(around.stream.flatten())
-        gates, experts = choose(linear(biased.float(), routed.gate.weight.float()), routed.k, None)
+        logits = linear(biased.float(), routed.gate.weight.float())
+        if routed.k > 1:
+            gates, experts = choose(logits, routed.k, None)
+        else:  # a graph has no best of none
+            gates = logits.softmax(1)
+            experts = gates.argmax(1).unsqueeze(0)
         weights = combine_weights(gates, experts, around.valid.flatten().expand_as(experts))
         shares = (one_hot(experts, routed.count) * weights.unsqueeze(2)).sum(0)  # tokens E
         entering = biased if routed.biased_experts else tokens

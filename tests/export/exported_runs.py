@@ -25,7 +25,7 @@ trunk:
   depth: 2
   heads: 2
   feedforward: {type: modality_experts, ratio: 2}
-  top_feedforward: {type: routed_experts, experts: 2, k: 1, ratio: 1, modality_bias: gate_and_expert}
+  top_feedforward: {type: routed_experts, experts: 3, ratio: 1, modality_bias: gate_and_expert}
   top_layers: 1
 objective:
   type: masked_prediction
