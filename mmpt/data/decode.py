@@ -102,7 +102,7 @@ def animation_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
                 yield to_rgb(picture.copy()), picture.info.get("duration", 0)
 
 
-def repeats(durations: Sequence[float]) -> list[int]:
+def repeats(durations: Sequence[float | int]) -> list[int]:
     """How often each frame counts, at the pace of the shortest: encoders make one long frame of several equal ones."""
     shortest = min((duration for duration in durations if duration > 0), default=0)
     return [max(1, round(duration / shortest)) if shortest else 1 for duration in durations]
