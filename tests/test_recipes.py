@@ -75,7 +75,7 @@ def test_recipes_are_listed_with_a_line_each():
     names = ["ask2mask_speech", "cmelt_ecg_report", "data2vec_image", "ecg_mae", "ecg_report_joint", "eve_image_text"]
     names += ["eve_image_text_dense", "five", "hpm_image", "hubert_speech", "image_mae", "image_text_joint"]
     names += ["labs_mltm", "labs_note_joint", "ms_hubert_speech", "speech_masked", "speech_text_joint", "text_mlm"]
-    names += ["w2v_bert_speech"]
+    names += ["video_mae", "w2v_bert_speech"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 
