@@ -113,6 +113,7 @@ class StreamContext(NamedTuple):
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
     taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
     embedded: Float[Tensor, "B N D"] | None = None  # every token before anything is hidden, where none is dropped
+    soft_labels: Float[Tensor, "M V"] | None = None  # log probabilities of the scored tokens' classes, where asked for
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

@@ -29,7 +29,7 @@ def shards(tmp_path_factory):
         codebook = fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=clusters)
         save_codebook(codebook, folder / "units" / f"{name}.safetensors")
     write_scores(folder)
-    for name in ("image_mae",):
+    for name in ("image_mae", "text_mlm"):
         write_run(folder, name)
     return folder
 
@@ -98,7 +98,7 @@ def test_recipes_are_listed_with_a_line_each():
         "speech_text_joint",
         "text_mlm",
     ]
-    names += ["w2v_bert_speech"]
+    names += ["vilta_image_text", "w2v_bert_speech"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 

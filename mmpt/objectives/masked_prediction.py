@@ -22,8 +22,9 @@ from mmpt.objectives.masking.importance.score import scores_of
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.predictors import Latents, build_predictor
-from mmpt.objectives.refusals import check_pairs, check_shared, check_stream, check_swap
+from mmpt.objectives.refusals import check_pairs, check_shared, check_soft_labels, check_stream, check_swap
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
+from mmpt.objectives.soft_labels import divergence
 from mmpt.objectives.spread import spread
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
@@ -53,6 +54,10 @@ class StreamObjective(nn.Module):
         self.contrast = None
         if settings.contrast is not None and isinstance(self.target, OnlineCodesTarget):
             self.contrast = Contrast(width, self.target.vector_size, settings.contrast)
+        check_soft_labels(name, self.target, settings)
+        self.soft_labels = None
+        if settings.soft_labels is not None:
+            self.soft_labels = settings.soft_labels.build(name, modality, self.target)
         has_scores = bool(modality.facts.values.get("scores"))
         check_stream(self, encoder, backbone.trunk.depth, settings, has_scores=has_scores)
 
@@ -86,13 +91,22 @@ class StreamObjective(nn.Module):
         return score(observed & ~hidden.hidden, count)
 
     def each(
-        self, latents: Latents, content: Content, target: Shaped[Tensor, "B N ..."], scored: Scored
+        self,
+        latents: Latents,
+        content: Content,
+        target: Shaped[Tensor, "B N ..."],
+        scored: Scored,
+        soft: Float[Tensor, "M V"] | None = None,
     ) -> tuple[Float[Tensor, " M"], Figures]:
-        """The loss of each scored token, and figures for the log."""
+        """The loss of each scored token, and figures for the log; `soft` has logarithms of soft labels."""
         prediction = self.predictor(latents, content, scored)
         true = flatten(gather(target, scored.places), scored)
-        loss = self.target.loss(prediction, true)
-        figures = {"loss": (loss.detach().sum(), scored.valid.sum().float())}
+        loss, count = self.target.loss(prediction, true), scored.valid.sum().float()
+        figures = {"loss": (loss.detach().sum(), count)}
+        if soft is not None and self.soft_labels is not None:
+            apart, share = divergence(soft, prediction), self.soft_labels.share
+            loss = (1 - share) * loss + share * apart
+            figures["soft_divergence"] = apart.detach().sum(), count
         if self.target.latent and true.is_floating_point():
             figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
         return loss, figures
@@ -111,7 +125,7 @@ class StreamObjective(nn.Module):
     def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
         """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
         scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
-        each, figures = self.each(latents, context.content, target, scored)
+        each, figures = self.each(latents, context.content, target, scored, context.soft_labels)
         loss = self.summed(each, scored, hidden.weight)
         if self.shown_weight:
             shown = self.shown(hidden, context.content)
@@ -234,10 +248,13 @@ class MaskedPrediction(Objective):
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
         contexts, samples = self._contexts(batch, progress), len(batch.uid)
-        seen = self._latents(backbone, repeated(batch, self.masks), hidden, progress, self.swap)
+        every = repeated(batch, self.masks)
+        seen = self._latents(backbone, every, hidden, progress, self.swap)
         losses, metrics = {}, seen.output.metrics(list(backbone.numbers))
         for name, latent in seen.latents.items():
             part, context = self.part(name), contexts[name]
+            if part.soft_labels is not None:
+                context = context._replace(soft_labels=part.soft_labels(every, hidden[name], progress))
             if not part.corruption.drops:
                 context = context._replace(embedded=seen.embedded[name].x)
             loss, figures = part(latent, context, hidden[name])

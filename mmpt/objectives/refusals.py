@@ -8,9 +8,14 @@ from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
+from mmpt.objectives.targets import Target
+from mmpt.objectives.targets.token_ids import TokenIdsTarget
+from mmpt.objectives.targets.units import UnitsTarget
 
 if TYPE_CHECKING:
     from mmpt.objectives.masked_prediction import StreamObjective
+
+CLASSES = (TokenIdsTarget, UnitsTarget)
 
 
 def check_stream(
@@ -91,6 +96,16 @@ def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: St
     if settings.contrast.layer > depth:
         raise ConfigError(
             f"{name}.contrast.layer: expected 1 to {depth}, the trunk's depth, got {settings.contrast.layer}"
+        )
+
+
+def check_soft_labels(name: str, target: Target, settings: StreamSettings) -> None:
+    """Raises ConfigError where there are no classes, or several sets of them."""
+    if settings.soft_labels is not None and (not isinstance(target, CLASSES) or len(target.parts) > 1):
+        raise ConfigError(
+            f"objective.streams.{name}.soft_labels: they are of one set of classes, and target "
+            f"'{settings.target.name}' of this stream has none or several; use token_ids or one set of units, or leave "
+            "them out"
         )
 
 
