@@ -17,12 +17,20 @@ from mmpt.objectives.contrast import Contrast
 from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
+from mmpt.objectives.mask_tokens import LayerWeights, MaskTokenSettings, likeness
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.predictors import Latents, build_predictor
-from mmpt.objectives.refusals import check_pairs, check_shared, check_soft_labels, check_stream, check_swap
+from mmpt.objectives.refusals import (
+    check_mask_tokens,
+    check_pairs,
+    check_shared,
+    check_soft_labels,
+    check_stream,
+    check_swap,
+)
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
 from mmpt.objectives.soft_labels import divergence
 from mmpt.objectives.spread import spread
@@ -147,6 +155,13 @@ class StreamObjective(nn.Module):
         each, figures = self.each(latents, context.content, self.target(context), scored)
         return self.summed(each, scored, hidden.weight), {"clean_loss": figures["loss"]}
 
+    def likeness(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
+        """How much hidden tokens are like visible ones where the trunk begins."""
+        scored, entered = score(hidden.scored, hidden.hidden_count), cast("Mapping[int, Tensor]", latents.inner)[0]
+        each = flatten(likeness(entered, hidden.hidden, context.content, scored), scored)
+        figures = {"likeness": (each.detach().sum(), scored.valid.sum().float())}
+        return self.summed(each, scored, hidden.weight), figures
+
     def _contrasted(
         self, contrast: Contrast, latents: Latents, context: StreamContext, hidden: Hidden, scored: Scored
     ) -> tuple[Loss, Figures]:
@@ -169,6 +184,7 @@ class MaskedPrediction(Objective):
         pairs: losses on whether two streams of a row belong together, by a name of their own.
         unmatched_weight: of the masked losses of rows in which a source's `negatives` replaced one half; FLAVA leaves
             them out (Singh et al. 2022), C-MELT counts them.
+        mask_tokens: keeps them unlike data and, in early blocks, out of sight (inspired by MTO).
     """
 
     def __init__(
@@ -182,6 +198,7 @@ class MaskedPrediction(Objective):
         swap: SwapSettings | None = None,
         pairs: dict[str, Component[PairLoss]] | None = None,
         unmatched_weight: float = 0.0,
+        mask_tokens: MaskTokenSettings | None = None,
     ) -> None:
         super().__init__()
         if masks_per_sample < 1:
@@ -200,6 +217,8 @@ class MaskedPrediction(Objective):
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
+        check_mask_tokens(mask_tokens, {name: self.part(name) for name in modalities})
+        self.muting = None if mask_tokens is None else LayerWeights(backbone.trunk.depth, mask_tokens)
         self.paired = Paired(pairs or {}, list(modalities), backbone.trunk.width)
         check_pairs(len(self.paired), masks_per_sample, swap)
         check_swap(swap, {name: self.part(name) for name in modalities}, backbone.trunk.depth)
@@ -258,6 +277,9 @@ class MaskedPrediction(Objective):
             if not part.corruption.drops:
                 context = context._replace(embedded=seen.embedded[name].x)
             loss, figures = part(latent, context, hidden[name])
+            if self.muting is not None:
+                more, of_it = part.likeness(latent, context, hidden[name])
+                loss, figures = _sum_of(loss, more, self.muting.settings.singularity), figures | of_it
             if self.swap is not None:
                 more, of_it = part.of_clean(seen.clean[name], context, hidden[name])
                 loss, figures = _sum_of(loss, more, self.swap.clean_weight), figures | of_it
@@ -294,7 +316,9 @@ class MaskedPrediction(Objective):
         contrasts = [self.part(name).contrast for name in batch.streams]
         layers = {contrast.settings.layer for contrast in contrasts if contrast is not None}
         layers.update(*(self.part(name).predictor.layers for name in batch.streams))
-        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers, swap)
+        if self.muting is not None:
+            layers.add(0)
+        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers, swap, self.muting)
 
     def _corruptions(self) -> dict[str, Corruption]:
         return {name: self.part(name).corruption for name in self.streams}

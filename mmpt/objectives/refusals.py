@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
+from mmpt.objectives.mask_tokens import MaskTokenSettings
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
 from mmpt.objectives.targets import Target
@@ -107,6 +108,16 @@ def check_soft_labels(name: str, target: Target, settings: StreamSettings) -> No
             f"'{settings.target.name}' of this stream has none or several; use token_ids or one set of units, or leave "
             "them out"
         )
+
+
+def check_mask_tokens(settings: MaskTokenSettings | None, parts: Mapping[str, "StreamObjective"]) -> None:
+    """Where hidden tokens are dropped there are no mask tokens."""
+    for name, part in parts.items() if settings is not None else ():
+        if part.corruption.drops:
+            raise ConfigError(
+                f"objective.mask_tokens: corruption 'drop' of stream '{name}' shows the trunk no mask tokens; use "
+                "corruption=replace, or leave mask_tokens out"
+            )
 
 
 def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:

@@ -62,7 +62,7 @@ def trained_on(model, batch):
     """Losses and gradients of a step."""
     step = model(batch, model.hide(batch, 0.5), 0.5)
     model.zero_grad()
-    sum(loss.total for loss in step.losses.values()).backward()
+    torch.stack([loss.total for loss in step.losses.values()]).sum().backward()
     return step, {name: p.grad for name, p in model.named_parameters()}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from mmpt.model import MaskedModel
 from mmpt.objectives import Hidden
 from mmpt.objectives.frozen import FrozenRun
 from mmpt.objectives.latents import latents_of
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
+from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.soft_labels import SoftLabels
 from mmpt.objectives.targets import Target
 from mmpt.objectives.targets.token_ids import TokenIdsTarget
@@ -44,12 +44,15 @@ class FrozenRunLabels(FrozenRun, SoftLabels):
 
     def accept(self, modalities: Mapping[str, Modality], model: MaskedModel) -> None:
         """A run of masked prediction that tells the same classes apart, in rows that are as long at least."""
-        part = model.objective.part(self.name) if self._predicts(modalities, model.objective) else None
+        objective, theirs = model.objective, modalities.get(self.name)
+        part = None
+        if isinstance(objective, MaskedPrediction) and type(theirs) is type(self.modality):
+            part = objective.part(self.name)
         if part is None or type(part.target) is not self.kind or part.predictor.layers:
             raise ConfigError(
                 f"{self.run}: expected a run that predicts the classes of stream '{self.name}' from its last block"
             )
-        own, theirs = self.modality, modalities[self.name]
+        own, theirs = self.modality, cast("Any", theirs)
         if _classes(own) != _classes(theirs) or not isinstance(part.target, TokenIdsTarget | UnitsTarget):
             what = "tokenizer" if isinstance(part.target, TokenIdsTarget) else "codebook"
             raise ConfigError(
@@ -57,20 +60,17 @@ class FrozenRunLabels(FrozenRun, SoftLabels):
                 f"data of the same {what}"
             )
         longer = isinstance(part.target, TokenIdsTarget) and theirs.limit >= own.limit
-        if not longer and replace(theirs, facts=own.facts) != own:  # pyright: ignore[reportArgumentType]
+        if not longer and replace(theirs, facts=own.facts) != own:
             raise ConfigError(
                 f"{self.run}: its stream '{self.name}' does not cut samples into the same tokens, or into fewer; give "
                 "it the recipe's settings"
             )
 
-    def _predicts(self, modalities: Mapping[str, Modality], objective: Any) -> bool:
-        return isinstance(objective, MaskedPrediction) and type(modalities.get(self.name)) is type(self.modality)
-
     @torch.no_grad()
     def forward(self, batch: Batch, hidden: Hidden, progress: float) -> Float[Tensor, "M V"]:
         """Of one stream alone, whatever others the row has."""
-        objective, content = self.model.objective, batch.streams[self.name]
-        part: StreamObjective = objective.part(self.name)  # pyright: ignore[reportAssignmentType, reportCallIssue]
+        part = cast("MaskedPrediction", self.model.objective).part(self.name)
+        content = batch.streams[self.name]
         alone = batch._replace(streams={self.name: content})
         seen = latents_of(self.model.backbone, {self.name: part.corruption}, alone, {self.name: hidden}, progress)
         logits = part.predictor(seen.latents[self.name], content, score(hidden.scored, hidden.hidden_count))
