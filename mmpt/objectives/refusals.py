@@ -1,12 +1,16 @@
 """What no stream of masked prediction can be: combinations that are refused when the model is built."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
 
 from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
+from mmpt.objectives.generated_negatives import GeneratedSettings
 from mmpt.objectives.mask_tokens import MaskTokenSettings
+from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
 from mmpt.objectives.targets import Target
@@ -118,6 +122,19 @@ def check_mask_tokens(settings: MaskTokenSettings | None, parts: Mapping[str, "S
                 f"objective.mask_tokens: corruption 'drop' of stream '{name}' shows the trunk no mask tokens; use "
                 "corruption=replace, or leave mask_tokens out"
             )
+
+
+def check_generated(name: str, settings: GeneratedSettings, pair: PairLoss, parts: nn.ModuleDict) -> None:
+    """Words are filled in by the predictor of one of the two streams."""
+    if settings.stream not in pair.streams:
+        raise ConfigError(
+            f"objective.pairs.{name}.generated.stream: expected {' or '.join(pair.streams)}, got '{settings.stream}'"
+        )
+    if not isinstance(cast("StreamObjective", parts[settings.stream]).target, TokenIdsTarget):
+        raise ConfigError(
+            f"objective.pairs.{name}.generated.stream: '{settings.stream}' predicts no words that could be filled in; "
+            "give it target=token_ids, or leave `generated` out"
+        )
 
 
 def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:

@@ -1,4 +1,4 @@
-"""Runs that look at a finished run: gone on with, on two ranks, at every ZeRO stage."""
+"""MaskEmbed, ViLTA's soft labels and mask tokens as in MTO: gone on with, on two ranks, at every ZeRO stage."""
 
 import pytest
 import torch
@@ -33,8 +33,41 @@ PIXELS = """
       predictor: mlp
       target: pixels
 """
-METHODS = {"maskembed": (PICTURES, "type: maskembed\n  run: FOLDER/pixels\n  heads: 2")}
-TEACHERS = {"pixels": (PICTURES, PIXELS.strip())}
+WORDS = """
+streams:
+  text: {type: text, max_length: 32}
+trunk: {type: transformer, width: 16, depth: 2, heads: 2, drop_path: 0.1}
+objective:
+  OBJECTIVE
+""" + TAIL.replace("SOURCE", "prose: {shards: SHARDS/text, streams: [text], layout: {type: pack, length: 64}}")
+IDS = """
+  type: masked_prediction
+  streams:
+    text:
+      masking: {ratio: 0.3, unit: word}
+      corruption: {type: replace, keep: 0.1, random: 0.1}
+      predictor: tied
+      target: token_ids
+"""
+METHODS = {
+    "vilta": (WORDS, IDS.strip() + "\n      soft_labels: {type: frozen_run, run: FOLDER/words}"),
+    "filled": (
+        WORDS.replace(
+            "prose: {shards: SHARDS/text, streams: [text], layout: {type: pack, length: 64}}",
+            "captioned: {shards: SHARDS/images, streams: [image, text]}",
+        ).replace("  text: {", "  image: {type: image, size: 16, patch: 4}\n  text: {", 1),
+        IDS.strip().replace(
+            "streams:",
+            "pairs:\n    match: {type: matching, streams: [image, text], generated: {stream: text}}\n  streams:",
+            1,
+        )
+        + PIXELS.partition("streams:")[2].rstrip(),
+    ),
+    "mto": (WORDS, IDS.strip().replace("streams:", "mask_tokens: {singularity: 0.5}\n  streams:", 1)),
+    "maskembed": (PICTURES, "type: maskembed\n  run: FOLDER/pixels\n  heads: 2"),
+}
+STAGES = [(name, stage) for name in METHODS for stage in (0, 1, 2, 3)]
+TEACHERS = {"pixels": (PICTURES, PIXELS.strip()), "words": (WORDS, IDS.strip())}
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +103,16 @@ def test_going_on_gives_the_same_weights_bit_for_bit(runs, name):
 @pytest.fixture(scope="module")
 def divided(recipes, runs):
     """Each method on two ranks."""
-    jobs = [
-        [str(recipes[name]), str(runs / f"{name}-{stage}"), [f"deepspeed.zero_optimization.stage={stage}"], ""]
-        for name in METHODS
-        for stage in range(4)
-    ]
-    several(runs, jobs, ranks=2)
+    zero = "deepspeed.zero_optimization.stage="
+    several(
+        runs,
+        [[str(recipes[name]), str(runs / f"{name}-{stage}"), [f"{zero}{stage}"], ""] for name, stage in STAGES],
+        ranks=2,
+    )
     return runs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "stage"), STAGES)
 def test_two_ranks_learn_what_one_process_learns(divided, name, stage):
     assert close(weights(divided / name), weights(divided / f"{name}-{stage}"))
