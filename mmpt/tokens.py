@@ -62,6 +62,13 @@ class Batch(NamedTuple):
         return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched)
 
 
+class Muted(NamedTuple):
+    """Tokens that others look at less, and by how much in every block."""
+
+    tokens: Bool[Tensor, "B S"]
+    log_weight: Float[Tensor, " L"]
+
+
 class Tokens(NamedTuple):
     """One or several streams, embedded."""
 
@@ -74,6 +81,7 @@ class Tokens(NamedTuple):
     full: bool = False
     rotary: bool = False
     penalty: Float[Tensor, ""] | None = None  # mean square of the features that they were made of, where asked for
+    muted: Muted | None = None  # None: attention knows no difference
 
 
 class Shown(NamedTuple):
@@ -113,6 +121,7 @@ class StreamContext(NamedTuple):
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
     taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
     embedded: Float[Tensor, "B N D"] | None = None  # every token before anything is hidden, where none is dropped
+    soft_labels: Float[Tensor, "M V"] | None = None  # log probabilities of the scored tokens' classes, where asked for
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

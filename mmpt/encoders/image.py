@@ -203,6 +203,11 @@ class ImageEncoder(Encoder):
         else:
             self.register_buffer("position", table, persistent=False)
 
+    @property
+    def neutral(self) -> UInt8[Tensor, " P"]:
+        """The mean colour, to the nearest byte."""
+        return (255 * self.mean).round().byte().repeat(self.projection.in_features // 3)
+
     def forward(self, content: Content) -> Tokens:
         """Patches (B, 1 + N, P) -> tokens (B, 1 + N, D); of the patches some may be missing, the class token never."""
         patches = self.projection(normalise(content.values[:, 1:], self.mean, self.std))  # B N D

@@ -15,6 +15,7 @@ from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
 from mmpt.training import engine
 from mmpt.training.divided_experts import check_experts
+from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
 
@@ -38,6 +39,7 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, rank, ranks)
     batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
     model = build_model(recipe, modalities)
+    load_frozen(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
     return Built(recipe, facts, sources, model, batches)
@@ -64,7 +66,7 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
     rank, ranks = engine.place()
     built = build(settings, rank, ranks)
     if rank == 0:
-        prepare(run, settings, built.facts, built.sources)
+        prepare(run, settings, built.facts, built.sources, fingerprints(built.model))
         if is_complete(run, settings):
             Console(highlight=False, soft_wrap=True).print(
                 f"{run}: complete, all {settings.training.steps} steps are done; nothing was changed", markup=False

@@ -16,6 +16,7 @@ from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
 from mmpt.training.collapse import CollapseWatch
 from mmpt.training.engine import Engine, Outcome, World
+from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
 from mmpt.training.progress import Display, Meter
@@ -77,6 +78,8 @@ class Loop:
         state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
         if saved:
             load_weights(model, saved.weights)
+        else:
+            measure(model, batches)
         self.engine = Engine(
             model,
             self.settings,

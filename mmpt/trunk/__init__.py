@@ -24,6 +24,7 @@ class Surroundings(NamedTuple):
     draw: Int[Tensor, " B"]
     columns: Columns = ()  # the same as `stream`, known without a look at the device
     layer: int = 0
+    bias: Float[Tensor, "B S"] | None = None  # added to what every query makes of a key, before the softmax
 
 
 class Routing(NamedTuple):

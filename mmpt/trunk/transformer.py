@@ -46,7 +46,7 @@ class Block(nn.Module):
         self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
     ) -> tuple[Tensor, Tensor, Routing | None]:
         """The same with the feed-forward's change not yet added to x."""
-        change = self.attention(self.norm1(x), around.allowed, around.turns, wanted)
+        change = self.attention(self.norm1(x), around.allowed, around.turns, wanted, around.bias)
         if wanted is not None:
             x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
             around = around._replace(valid=valid, stream=stream, columns=())
@@ -135,8 +135,10 @@ class Transformer(Trunk):
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
         around = self.surroundings(tokens, draw)._replace(columns=columns)
         x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
-        routings, inner = {}, {}
+        routings, inner = {}, {0: Inner(x, torch.zeros_like(x))} if 0 in layers else {}
         for layer, block in enumerate(self.blocks, start=1):
+            if tokens.muted is not None:
+                around = around._replace(bias=tokens.muted.tokens * tokens.muted.log_weight[layer - 1])
             if layer in layers:
                 x, change, routing = self._run(cast("Block", block).apart, x, around)
                 x = x + change
