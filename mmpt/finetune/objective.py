@@ -54,10 +54,8 @@ class Supervised(Objective):
         each = torch.where(labels.known, each, 0.0)
         rows = each.flatten(1).sum(1) if each.ndim > 1 else each
         total, zero = rows.sum(), rows.new_zeros(())
-        losses, metrics = (
-            {NAME: Loss(total, rows.detach())},
-            {f"{NAME}/loss": (total.detach(), labels.known.sum().float())},
-        )
+        losses = {NAME: Loss(total, rows.detach())}
+        metrics = {f"{NAME}/loss": (total.detach(), labels.known.sum().float())}
         for part in self.beside:
             counted = hidden[part.name].scored.squeeze(1)
             own = part.loss(counted)

@@ -33,10 +33,11 @@ def log_likelihood(q: Gaussian, y: Float[Tensor, "B W"]) -> Float[Tensor, " B"]:
 
 
 def vclub(q: Gaussian, y: Float[Tensor, "B W"], counted: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """log q(y_i | x_i) - mean over j of log q(y_j | x_i), in nats; 0 in rows that don't count. Their mean is the bound.
+    """By row i, log q(y_i | x_i) - mean over j of log q(y_j | x_i), in nats; 0 in rows that don't count.
 
-    The mean goes over the counted rows of all ranks, i among them. It needs no pairs: of a Gaussian it is a matter of
-    y's first two moments. So every rank has to call, as in a step of training; the gradient goes through all ranks.
+    Their mean over the rows that count is the bound. That over j goes over those of all ranks, i among them. It needs
+    no pairs: of a Gaussian it is a matter of y's first two moments. So every rank has to call, as in a step of
+    training; the gradient goes through all ranks.
     """
     y = torch.where(counted.unsqueeze(1), y, 0.0)
     sums = over_ranks(torch.stack([y.sum(dim=0), y.square().sum(dim=0)]))

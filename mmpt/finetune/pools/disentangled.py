@@ -53,18 +53,14 @@ class DisentangledPool(Pool, LossBeside):
         check_heads(size, heads)
         self.weight = weight
         self.first, self.second = _Side(width, size, heads), _Side(width, size, heads)
-        self.joint, self.find, self.joint_norm = (
-            nn.Linear(size * size, size),
-            CrossAttention(size, heads),
-            nn.LayerNorm(size),
-        )
+        self.joint, self.find = nn.Linear(size * size, size), CrossAttention(size, heads)
+        self.joint_norm = nn.LayerNorm(size)
         self.out = nn.Linear(3 * size, width)
         self.estimator = None
         if weight:
             with torch.random.fork_rng(devices=[]):  # all other weights are drawn as without it
                 self.estimator = Estimator(2 * size, size, hidden=2 * size, learning_rate=estimator_rate)
-        self.pairs: tuple[Tensor, Tensor] | None = None  # of the last forward pass in training
-        self.pairs_counted: Tensor | None = None
+        self.pairs: tuple[Tensor, ...] = ()  # of the last forward pass in training; and which rows count, once known
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
         """From two streams."""
@@ -91,18 +87,18 @@ class DisentangledPool(Pool, LossBeside):
 
     def loss(self, counted: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The bound."""
-        if self.pairs is None or self.estimator is None:
-            raise ValueError("the bound needs a forward pass in training, and a weight above 0")
+        if self.estimator is None or len(self.pairs) != 2:
+            raise ValueError("the bound needs a weight above 0, and a forward pass in training for each time")
         x, y = self.pairs
-        self.pairs, self.pairs_counted = (x.detach(), y.detach()), counted
+        self.pairs = x.detach(), y.detach(), counted
         with torch.autocast(x.device.type, enabled=False):
             return vclub(self.estimator(x), y, counted)
 
     def after_update(self) -> None:
         """The estimator learns from the pairs that the bound was of, as they were."""
-        if self.estimator is not None and self.pairs is not None and self.pairs_counted is not None:
-            self.estimator.learn(*self.pairs, self.pairs_counted)
-        self.pairs = self.pairs_counted = None
+        if self.estimator is not None and len(self.pairs) == 3:
+            self.estimator.learn(*self.pairs)
+        self.pairs = ()
 
 
 class _Side(nn.Module):
@@ -113,7 +109,7 @@ class _Side(nn.Module):
         self.enter, self.attention, self.norm = nn.Linear(width, size), SelfAttention(size, heads), nn.LayerNorm(size)
 
     def forward(self, part: TokenLatents) -> tuple[Float[Tensor, "B N W"], Float[Tensor, "B N W"]]:
-        """Padding is neither looked at nor finite by chance alone: zeros stand for it."""
+        """Padding is not looked at, and is zeros before the first product, whatever stood there."""
         x = self.enter(torch.where(part.valid.unsqueeze(2), part.latents, 0.0))
         allowed = may_attend(part.valid, torch.zeros_like(part.place))
         return x, self.norm(x + self.attention(x, allowed, None))

@@ -79,8 +79,8 @@ class Task(ABC):
         joined = cast("type[Pool]", self.pool.target).streams
         if joined and len(self.inputs) != joined:
             raise ConfigError(
-                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} of "
-                f"{', '.join(encoder.modalities)}"
+                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
+                f"of {', '.join(encoder.modalities)}"
             )
         self.facts: dict[str, Any] = {}  # what was learned of the labels
         self.model: MaskedModel | None = None  # once fitted
