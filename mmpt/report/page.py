@@ -7,7 +7,8 @@ from mmpt.errors import MmptError
 from mmpt.report.curves import curves_section, headline
 from mmpt.report.gallery import reconstructions_section
 from mmpt.report.markup import Html, element, join
-from mmpt.report.results import ledger_section, parameters_section, probes_section, record_section
+from mmpt.report.probes import probes_section
+from mmpt.report.results import ledger_section, parameters_section, record_section
 from mmpt.training.ledger import read_lines
 from mmpt.training.run import load_recipe
 
