@@ -15,7 +15,7 @@ from mmpt.downstream.classify import Choice, Fold, Score, best_of
 from mmpt.downstream.learned_query import LearnedQuery
 from mmpt.downstream.pooling import TokenLatents
 
-UPDATES = (25, 50, 100, 200, 400, 800)  # after which the judging rows are asked
+UPDATES = (25, 50, 100, 200, 400)  # after which the judging rows are asked
 WITHOUT_JUDGES = 100  # updates where there is nothing to judge by
 PATIENCE = 2  # judgements in a row that are worse than the best
 RATE, DECAY = 3e-3, 0.05  # of AdamW; the rate is the fine-tuning strategy's
