@@ -42,6 +42,22 @@ def add_evaluation_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
     probe.add_argument("--skip-unlabelled", action="store_true", help="leave samples without the label out")
     probe.set_defaults(run=run_probe)
 
+    diagnose = add_verb(
+        verbs,
+        "diagnose",
+        "effective rank, over-smoothing, anisotropy, outliers, codes and experts of a run's latents, block by block",
+        "mmpt diagnose runs/five\n  mmpt diagnose runs/five shards/ecg --split test --untrained",
+        "Samples are hidden as in training. What every figure means stands below the tables, and in report.html.\n",
+    )
+    diagnose.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    diagnose.add_argument("data", metavar="DATA", nargs="?", help="data set (default: the run's own sources)")
+    diagnose.add_argument("--streams", metavar="A,B", help="of DATA (default: all that the run knows)")
+    diagnose.add_argument("--split", help="of the data (default: validation, test or train, the first that there is)")
+    diagnose.add_argument("--samples", type=int, default=256, metavar="N", help="of each data set (default: 256)")
+    diagnose.add_argument("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")
+    diagnose.add_argument("--untrained", action="store_true", help="the weights that the run began with, instead")
+    diagnose.set_defaults(run=run_diagnose)
+
 
 def add_shares(verb: argparse.ArgumentParser, what: str) -> None:
     """Options of curves over shares of the training samples."""
@@ -81,4 +97,26 @@ def run_probe(arguments: argparse.Namespace) -> int:
     console.print(result.table())
     if curves := result.curve_table():
         console.print(curves)
+    return 0
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    """`mmpt diagnose`."""
+    from mmpt.evaluation.diagnose import diagnose
+
+    if arguments.streams and not arguments.data:
+        raise DataError("--streams: they are of DATA, and the run's own sources have theirs; name a data set")
+    found = diagnose(
+        arguments.run_folder,
+        arguments.data,
+        streams=arguments.streams.split(",") if arguments.streams else None,
+        split=arguments.split,
+        samples=arguments.samples,
+        step=arguments.step,
+        untrained=arguments.untrained,
+    )
+    console = console_for_tables()
+    for table in found.tables():
+        console.print(table)
+    console.print(found.caption(), markup=False)
     return 0

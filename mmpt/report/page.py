@@ -5,6 +5,7 @@ from pathlib import Path
 from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import MmptError
 from mmpt.report.curves import curves_section, headline
+from mmpt.report.diagnoses import diagnoses_section
 from mmpt.report.gallery import reconstructions_section
 from mmpt.report.markup import Html, element, join
 from mmpt.report.probes import probes_section
@@ -39,6 +40,7 @@ def _page(run: Path) -> str:
         curves_section(recipe, lines),
         reconstructions_section(pretrained),
         probes_section(run),
+        diagnoses_section(run),
         ledger_section(run),
         parameters_section(pretrained),
         record_section(run),
