@@ -226,5 +226,5 @@ class Diagnosis:
         return file
 
 
-def _told(value: float | None, form: str) -> str:
+def _told(value: float | int | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"

@@ -116,5 +116,5 @@ def _experts(experts: Any) -> Html:
     return table(["block", "dead experts", "effective number", "loads, 1 is a fair share", "by stream"], rows)
 
 
-def _told(value: float | None, places: int) -> str:
+def _told(value: float | int | None, places: int) -> str:
     return "-" if value is None else f"{value:.{places}f}"
