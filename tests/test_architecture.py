@@ -18,6 +18,7 @@ FORBIDDEN = {
     "downstream": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "finetune": ("mmpt.cli", "deepspeed"),
     "export": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
+    "evaluation": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "report": ("mmpt.cli", "deepspeed"),
 }
 

@@ -1,7 +1,8 @@
 """`mmpt pretrain`: everything that can be checked is checked before a process group or a GPU is touched."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -9,7 +10,7 @@ from mmpt.build import build_modalities, build_model, build_sources, facts_of, s
 from mmpt.config import load_settings
 from mmpt.data.batches import MicroBatches, share_of
 from mmpt.data.source import Source
-from mmpt.encoders import Facts
+from mmpt.encoders import Facts, Modality
 from mmpt.model import MaskedModel
 from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
@@ -18,6 +19,9 @@ from mmpt.training.divided_experts import check_experts
 from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
+
+if TYPE_CHECKING:
+    from mmpt.evaluation.online_probe import OnlineProbes
 
 
 class Built(NamedTuple):
@@ -28,6 +32,7 @@ class Built(NamedTuple):
     sources: list[Source]
     model: MaskedModel
     batches: MicroBatches
+    probes: "OnlineProbes | None" = None  # while the run goes
 
 
 def build(recipe: Recipe, rank: int, ranks: int) -> Built:
@@ -42,7 +47,15 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     load_frozen(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
-    return Built(recipe, facts, sources, model, batches)
+    return Built(recipe, facts, sources, model, batches, _probes(recipe, modalities))
+
+
+def _probes(recipe: Recipe, modalities: Mapping[str, Modality]) -> "OnlineProbes | None":
+    if not recipe.training.probes:
+        return None
+    from mmpt.evaluation.online_probe import OnlineProbes  # scikit-learn, which other runs don't wait for
+
+    return OnlineProbes(recipe, modalities)
 
 
 def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:
@@ -86,7 +99,7 @@ def _train(built: Built, run: Path, console: Console) -> None:
     from mmpt.training.pretrain import train
 
     world = engine.start(built.recipe.data.workers)
-    train(built.recipe, run, world, console, built.sources, built.model, built.batches)
+    train(built.recipe, run, world, console, built.sources, built.model, built.batches, built.probes)
 
 
 def finish(run: Path) -> None:
