@@ -128,6 +128,16 @@ def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[So
     return [Source(name, number, settings, modalities, seed) for number, (name, settings) in items]
 
 
+def check_rows(model: MaskedModel, sources: Sequence[Source]) -> None:
+    """An objective that takes a row for one sample can't have packed ones."""
+    for source in sources:
+        if model.objective.one_document and source.plan.row_size is not None:
+            raise ConfigError(
+                f"data.sources.{source.name}.layout: this objective makes one vector of a row, and packed rows hold "
+                "several documents; use layout=samples or layout=budget"
+            )
+
+
 def source_weights(recipe: Recipe, sources: Sequence[Source]) -> list[float]:
     """Relative share of the steps of each source, as multilingual BERT samples languages (Devlin et al. 2018)."""
     weights = [settings.weight for settings in recipe.data.sources.values()]
