@@ -129,8 +129,13 @@ def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[So
 
 
 def check_rows(model: MaskedModel, sources: Sequence[Source]) -> None:
-    """An objective that takes a row for one sample can't have packed ones."""
+    """An objective that makes one vector of a row can have no packed ones; rows that only are negatives ask for one."""
     for source in sources:
+        if source.hard is not None and not model.objective.compares_rows:
+            raise ConfigError(
+                f"data.sources.{source.name}.hard: this objective does not compare rows, and would train on negatives "
+                "as on any sample; use objective=embedding, or leave it out"
+            )
         if model.objective.one_document and source.plan.row_size is not None:
             raise ConfigError(
                 f"data.sources.{source.name}.layout: this objective makes one vector of a row, and packed rows hold "

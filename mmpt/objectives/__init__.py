@@ -60,11 +60,12 @@ class Objective(nn.Module, ABC):
     """Built with the backbone and its modalities.
 
     `start` is the run whose backbone it goes on with; None begins with fresh weights. `one_document` says that a row
-    has to be one sample's.
+    has to be one sample's; `compares_rows` that rows which are only negatives of others are of use to it.
     """
 
     start: Path | None = None
     one_document: bool = False
+    compares_rows: bool = False
 
     @abstractmethod
     def weights(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Post-training for embeddings, without labels: two views of a row find each other among those of other rows.
 
 Mirror-BERT (Liu et al. 2021) for every modality; with `matryoshka` the embedding may be cut in depth and width (Li et
-al. 2024), and with `apart` the streams of a row are the views.
+al. 2024), and with `apart` the streams of a row are the views. A source's `hard` negatives join the other rows.
 """
 
 from collections.abc import Mapping
@@ -53,6 +53,7 @@ class Embedding(Objective):
     """
 
     one_document = True  # a row is one sample: several documents of a packed one can't be one vector
+    compares_rows = True
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class Embedding(Objective):
         return torch.where(observed.any(1, keepdim=True), observed, valid)
 
     def _anchor(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return torch.ones_like(batch.uid, dtype=torch.bool)
+        return torch.ones_like(batch.uid, dtype=torch.bool) if batch.anchor is None else batch.anchor
 
     def touch(self, backbone: Backbone, batch: Batch) -> Float[Tensor, ""]:
         """A row of padding through encoder and corruption of every absent stream, and all corruptions where unused."""
