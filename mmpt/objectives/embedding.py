@@ -148,6 +148,19 @@ class Embedding(Objective):
         both = [divergence(view.vectors[None], view.vectors[layer], temperature) for view in (one, other)]
         return torch.stack(both).mean(0)
 
+    def by_layer(self, backbone: Backbone, batch: Batch) -> Float[Tensor, " L"]:
+        """The mean loss of the rows that ask, pooled behind each block."""
+        depth = backbone.trunk.depth
+        cuts = [Cut(None if layer == depth else layer, None, 1.0) for layer in range(1, depth + 1)]
+        losses = []
+        for one, other in combinations(self._views(backbone, batch, 0.0, cuts), 2):
+            rows = Rows(batch.uid, self._anchor(batch), one.there & other.there)
+            for cut in cuts:
+                both = (view.vectors[cut.layer] for view in (one, other))
+                each, _ = contrast(*both, rows, temperature=self.temperature, own_side=self.own_side)
+                losses.append(each.sum() / rows.asking.sum().clamp(min=1))
+        return torch.stack(losses).view(-1, depth).mean(0)
+
     def _views(self, backbone: Backbone, batch: Batch, progress: float, cuts: list[Cut]) -> list[View]:
         tokens = backbone.embed(batch)
         layers = [cut.layer for cut in cuts if cut.layer is not None]
