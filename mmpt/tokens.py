@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     position: int  # the step it belongs to
     labels: Labels | None = None  # of fine-tuning
     matched: Bool[Tensor, " B"] | None = None  # False where one half was replaced; None: nothing ever is
+    anchor: Bool[Tensor, " B"] | None = None  # False where a row is there only as a negative of others; None: none is
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -58,8 +59,8 @@ class Batch(NamedTuple):
         labels = None
         if self.labels is not None:
             labels = Labels(*(tensor.to(device, non_blocking=True) for tensor in self.labels))
-        matched = None if self.matched is None else self.matched.to(device, non_blocking=True)
-        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched)
+        matched, anchor = (None if t is None else t.to(device, non_blocking=True) for t in (self.matched, self.anchor))
+        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched, anchor=anchor)
 
 
 class Muted(NamedTuple):

@@ -13,7 +13,7 @@ from mmpt.data.reader import Reader
 from mmpt.downstream.baselines import baseline_of
 from mmpt.downstream.described import encoded, read_raw, tracked
 from mmpt.downstream.encoder import Encoder
-from mmpt.downstream.retrieval import describer
+from mmpt.downstream.retrieval import features_of
 from mmpt.errors import DataError
 
 TERMS = 256  # numbers that term weights are shortened to, by latent semantic analysis
@@ -79,7 +79,7 @@ def pair_features(
         features[kind] = made
     samples = [reader.read(int(row)) for row in rows[test]]
     reader.close()
-    describe, _ = describer(encoders["pretrained"], streams)
+    describe, _ = features_of(encoders["pretrained"], streams)
     direct = {name: describe(name, [sample[name] for sample in samples]) for name in streams}
     values = {name: [s[name] if isinstance(s[name], str) else None for s in samples] for name in streams}
     groups = np.asarray(manifest.column("group"), dtype=object)[rows]

@@ -87,7 +87,7 @@ def retrieve(
     one, other = streams
     manifest, encoder = load_manifest(data), load(run, step=step)
     check_fields(Path(run), encoder.modalities, manifest, streams)
-    describe, features = describer(encoder, streams)
+    describe, features = features_of(encoder, streams)
     rows = manifest.split_rows(split)
     rows = rows[(manifest.column(f"{one}.offset")[rows] >= 0) & (manifest.column(f"{other}.offset")[rows] >= 0)]
     if len(rows) < 2:
@@ -148,7 +148,7 @@ def chance(right: Int[np.ndarray, " q"], among: int, k: int) -> float:
     return 1 - float(np.mean(missed))
 
 
-def describer(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str]:
+def features_of(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str]:
     """What gives the features of a stream's values, each encoded by itself, and what they are."""
     contrast = _contrast(encoder, streams)
     name = "mean latents" if contrast is None else "features of the run's contrast"
@@ -229,7 +229,7 @@ def zero_shot(
         raise DataError(f"streams: prompts are texts, and '{text}' is no text stream of {run}")
     labelled = find_labelled(manifest, label, [stream], splits, max_samples=None, skip_unlabelled=True, seed=seed)
     _check_prompts(prompts, labelled.classes, manifest, label)
-    describe, features = describer(encoder, streams)
+    describe, features = features_of(encoder, streams)
     classes = []
     for name in labelled.classes:
         given = prompts[name]

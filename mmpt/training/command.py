@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from mmpt.build import build_modalities, build_model, build_sources, facts_of, source_weights
+from mmpt.build import build_modalities, build_model, build_sources, check_rows, facts_of, source_weights
 from mmpt.config import load_settings
 from mmpt.data.batches import MicroBatches, share_of
 from mmpt.data.source import Source
@@ -19,6 +19,7 @@ from mmpt.training.divided_experts import check_experts
 from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
+from mmpt.training.starting import start_from
 
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
@@ -45,6 +46,9 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
     model = build_model(recipe, modalities)
     load_frozen(model)
+    check_rows(model, sources)
+    if model.objective.start is not None:
+        start_from(model.objective.start, model.backbone, facts)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
     return Built(recipe, facts, sources, model, batches, _probes(recipe, modalities))

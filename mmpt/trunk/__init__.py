@@ -113,3 +113,7 @@ class Trunk(nn.Module, ABC):
 
         Inner states come along of the blocks in `layers`, counted from 1, as they were before `between`.
         """
+
+    @abstractmethod
+    def finish(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """What stands behind the last block: inner states of any block -> latents of a trunk that ends there."""

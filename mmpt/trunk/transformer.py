@@ -149,7 +149,11 @@ class Transformer(Trunk):
                 routings[layer] = routing
             if between is not None:
                 x = between(layer, x)
-        return TrunkOutput(self.norm(x), routings, inner)
+        return TrunkOutput(self.finish(x), routings, inner)
+
+    def finish(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The final norm."""
+        return self.norm(x)
 
     def _run(self, block: Callable[..., Any], x: Float[Tensor, "B S D"], around: Surroundings) -> Any:
         if self.checkpointing and self.training:
