@@ -57,7 +57,10 @@ def decode_image(data: bytes) -> Image.Image:
 
 def open_picture(data: bytes) -> tuple[Image.Image, str]:
     """The RGB picture and the ending its bytes should have (png, jpg or webp)."""
-    with picture_trouble("a PNG, JPEG or WebP picture"), Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as picture:
+    with (
+        picture_trouble("a PNG, JPEG or WebP picture"),
+        Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as picture,
+    ):
         if picture.width * picture.height > MAX_PIXELS:
             raise DataError(f"a picture of {picture.width} x {picture.height}; the limit is {MAX_PIXELS} pixels")
         picture.load()

@@ -1,7 +1,6 @@
 """`mmpt build video`: what becomes a clip, what is left out and why, and what a loader does with clips."""
 
 import io
-import json
 import zipfile
 
 import numpy as np
