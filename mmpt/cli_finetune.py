@@ -24,7 +24,7 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "  deepspeed --num_accelerators 2 --module mmpt finetune ecg_classes --out runs/beats encoder=runs/five",
         f"{FINETUNE}\n{EXITS}",
     )
-    finetune.add_argument("recipe", metavar="RECIPE", help="YAML file, or ecg_classes")
+    finetune.add_argument("recipe", metavar="RECIPE", help="YAML file, or ecg_classes, medfuse_labs_note")
     finetune.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as fit.epochs=3")
     finetune.add_argument("--out", metavar="DIR", required=True, help="gets the fitted task")
     finetune.set_defaults(run=run_finetune)
