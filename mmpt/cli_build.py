@@ -83,7 +83,10 @@ def _add_video(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--size", type=int, help="shrink the shorter side to so many pixels (default: keep the frames' own)"
     )
     video.add_argument(
-        "--storage", choices=("mjpeg", "apng"), default="mjpeg", help="of the members; apng is lossless (default: mjpeg)"
+        "--storage",
+        choices=("mjpeg", "apng"),
+        default="mjpeg",
+        help="of the members; apng is lossless (default: mjpeg)",
     )
     return video
 

@@ -74,7 +74,12 @@ def image(tmp_path_factory):
 def modalities(text, image, tmp_path_factory):
     """Every modality, by the name of its file; a new one joins here and in `values`."""
     folder = tmp_path_factory.mktemp("facts")
-    others = {"labs": labs_modality(folder), "video": video_modality(folder), **ecg_modalities(folder), **speech_modalities(folder)}
+    others = {
+        "labs": labs_modality(folder),
+        "video": video_modality(folder),
+        **ecg_modalities(folder),
+        **speech_modalities(folder),
+    }
     every = {"text": text, "image": image, **others}
     return {name: replace(own, facts=with_unit_facts(own.facts)) for name, own in every.items()}
 

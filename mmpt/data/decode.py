@@ -57,7 +57,10 @@ def decode_image(data: bytes) -> Image.Image:
 
 def open_picture(data: bytes) -> tuple[Image.Image, str]:
     """The RGB picture and the ending its bytes should have (png, jpg or webp)."""
-    with picture_trouble("a PNG, JPEG or WebP picture"), Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as picture:
+    with (
+        picture_trouble("a PNG, JPEG or WebP picture"),
+        Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as picture,
+    ):
         if picture.width * picture.height > MAX_PIXELS:
             raise DataError(f"a picture of {picture.width} x {picture.height}; the limit is {MAX_PIXELS} pixels")
         picture.load()
@@ -93,13 +96,13 @@ def decode_video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def animation_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
-    """Frames of an animated GIF, PNG or WebP picture in RGB, and how many milliseconds each is shown; 0 is not known."""
-    with picture_trouble("an animated GIF, PNG or WebP picture"):
-        with Image.open(io.BytesIO(data), formats=ANIMATIONS) as picture:
-            for number in range(getattr(picture, "n_frames", 1)):
-                picture.seek(number)
-                picture.load()
-                yield to_rgb(picture.copy()), picture.info.get("duration", 0)
+    """Frames of an animated GIF, PNG or WebP picture in RGB, and the milliseconds of each; 0 is not known."""
+    expected = "an animated GIF, PNG or WebP picture"
+    with picture_trouble(expected), Image.open(io.BytesIO(data), formats=ANIMATIONS) as picture:
+        for number in range(getattr(picture, "n_frames", 1)):
+            picture.seek(number)
+            picture.load()
+            yield to_rgb(picture.copy()), picture.info.get("duration", 0)
 
 
 def repeats(durations: Sequence[float | int]) -> list[int]:
