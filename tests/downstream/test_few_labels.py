@@ -226,7 +226,7 @@ def test_a_linear_relation_is_found_and_noise_is_shrunk():
     answer = ask @ random.normal(size=(5, 7))
     groups = np.arange(60).astype(str)
     fitted = Ridge(ask[:40], answer[:40])
-    near = unit(fitted.predict(ask[40:], 1e-4)) @ unit(fitted.of_answer.transform(answer[40:])).T
+    near = unit(fitted.predict(ask[40:], 1e-4)) @ unit(fitted.scale(answer[40:])).T
     assert (near.argmax(1) == np.arange(20)).all()
     assert choose_strength(ask, answer + random.normal(size=answer.shape), groups, 3) > 1e-3
     assert choose_strength(ask[:3], answer[:3], np.array(["one"] * 3), 3) == 1.0
