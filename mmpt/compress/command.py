@@ -11,14 +11,15 @@ from rich.text import Text
 
 from mmpt.build import save_facts
 from mmpt.compress import measure
-from mmpt.compress.methods import Method, Smaller, Work, source_of
+from mmpt.compress.methods import MARK, Method, Smaller, Work, source_of
 from mmpt.config import Component, dump_yaml, load_settings, to_plain
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.encoder import Encoder, find_checkpoint, load
 from mmpt.downstream.fields import check_fields
 from mmpt.errors import ConfigError
+from mmpt.finetune.saved import TASK
 from mmpt.recipes import find_recipe
-from mmpt.training import checkpoint
+from mmpt.training import checkpoint, engine
 
 RESULT = "compression.json"
 TIMED = 32  # samples of a batch
@@ -77,7 +78,12 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
     """
     settings = load_settings(find_recipe(recipe, "compress"), list(overrides), CompressRecipe)
     out = Path(out)
+    if engine.place()[1] > 1:
+        raise ConfigError(f"mmpt compress works on one rank, and there are {engine.place()[1]}; start it by itself")
     _same(out, settings)
+    method = settings.method.build()
+    if method.of_task and not (settings.run / TASK).exists():
+        raise ConfigError(f"run: {settings.run} holds no fitted task to learn from; name a folder of 'mmpt finetune'")
     before = load(settings.run, step=settings.step)
     manifest = load_manifest(settings.data)
     streams = settings.streams or tuple(name for name in before.modalities if name in manifest.fields)
@@ -87,10 +93,18 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
         known = measure.labelled_of(settings.data, settings.label, streams, settings.max_samples, settings.seed)
     source = source_of(settings.data, streams, before, settings.split, settings.seed)
     weights = checkpoint.load(find_checkpoint(settings.run, before.step), moments=False).weights
-    work = Work(settings.run, before, weights, source, out, settings.seed, console)
-    method = settings.method.build()
-    if method.goes_on:
-        begun(out, dump_yaml(settings))
+    work = Work(
+        settings.run,
+        before,
+        weights,
+        manifest,
+        source,
+        settings.split,
+        out,
+        dump_yaml(settings),
+        settings.seed,
+        console,
+    )
     smaller = method.smaller(work)
     _write(out, before, smaller)
     after = load(out)
@@ -105,7 +119,7 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
 
 def _same(out: Path, settings: CompressRecipe) -> None:
     """The folder is new, or one that this very recipe began; raises ConfigError otherwise."""
-    text, file = dump_yaml(settings), out / "compress.yaml"
+    text, file = dump_yaml(settings), out / MARK
     if (out / RESULT).exists():
         raise ConfigError(f"{out}: holds a finished compression; choose another --out")
     if file.exists() and file.read_text(encoding="utf-8") == text:
@@ -116,18 +130,12 @@ def _same(out: Path, settings: CompressRecipe) -> None:
         raise ConfigError(f"run: {settings.run} is no run folder; name one of 'mmpt pretrain' or 'mmpt finetune'")
 
 
-def begun(out: Path, settings_text: str) -> None:
-    """Mark the folder as this recipe's, before a method keeps anything in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "compress.yaml").write_text(settings_text, encoding="utf-8")
-
-
 def _write(out: Path, before: Encoder, smaller: Smaller) -> None:
     """The run folder; `recipe.yaml` comes last, and a folder that has it has everything else."""
-    out.mkdir(parents=True, exist_ok=True)
     if smaller.save is not None:
         smaller.save(out)
         return
+    out.mkdir(parents=True, exist_ok=True)
     save_facts(out, {name: modality.facts for name, modality in before.modalities.items()})
     weights = {name: value.cpu().contiguous() for name, value in smaller.weights.items()}
     checkpoint.commit(out / "checkpoints", checkpoint.Saved(weights, {}, {"step": before.step or 0}))
