@@ -1,6 +1,7 @@
 """`mmpt compress`: a run folder of a smaller model, and a table of what that cost."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,6 +107,7 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
         console,
     )
     smaller = method.smaller(work)
+    work.begin()
     _write(out, before, smaller)
     after = load(out)
     quality = None
@@ -135,7 +137,7 @@ def _write(out: Path, before: Encoder, smaller: Smaller) -> None:
     if smaller.save is not None:
         smaller.save(out)
         return
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of a call that was stopped in between
     save_facts(out, {name: modality.facts for name, modality in before.modalities.items()})
     weights = {name: value.cpu().contiguous() for name, value in smaller.weights.items()}
     checkpoint.commit(out / "checkpoints", checkpoint.Saved(weights, {}, {"step": before.step or 0}))

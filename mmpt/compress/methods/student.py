@@ -19,7 +19,7 @@ from mmpt.finetune.fit import Loop, Part
 from mmpt.finetune.objective import Supervised
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.rows import known_labels
-from mmpt.finetune.saved import clear, save, settings_of
+from mmpt.finetune.saved import TASK, clear, save, settings_of
 from mmpt.finetune.saved import load as load_task
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
@@ -109,7 +109,8 @@ class StudentMethod(Method):
         final = replace(result, task=inner)
 
         def write(out: Path) -> None:
-            save(inner, out, result=final)
+            if not (out / TASK).exists():  # else of a call that was stopped while it measured
+                save(inner, out, result=final)
             clear(out / "progress", out / "best")
 
         return Smaller(encoder.recipe, {}, told, lines, rows, write)
