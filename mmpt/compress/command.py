@@ -1,7 +1,6 @@
 """`mmpt compress`: a run folder of a smaller model, and a table of what that cost."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,7 @@ from mmpt.config import Component, dump_yaml, load_settings, to_plain
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.encoder import Encoder, find_checkpoint, load
 from mmpt.downstream.fields import check_fields
-from mmpt.errors import ConfigError
+from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.saved import TASK
 from mmpt.recipes import find_recipe
 from mmpt.training import checkpoint, engine
@@ -85,38 +84,45 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
     method = settings.method.build()
     if method.of_task and not (settings.run / TASK).exists():
         raise ConfigError(f"run: {settings.run} holds no fitted task to learn from; name a folder of 'mmpt finetune'")
-    before = load(settings.run, step=settings.step)
-    manifest = load_manifest(settings.data)
-    streams = settings.streams or tuple(name for name in before.modalities if name in manifest.fields)
-    check_fields(settings.run, before.modalities, manifest, streams)
+    work = _work(settings, out, console)
     known = None
+    streams = tuple(work.source.modalities)
     if settings.label is not None:
         known = measure.labelled_of(settings.data, settings.label, streams, settings.max_samples, settings.seed)
-    source = source_of(settings.data, streams, before, settings.split, settings.seed)
-    weights = checkpoint.load(find_checkpoint(settings.run, before.step), moments=False).weights
-    work = Work(
+    smaller = method.smaller(work)
+    work.begin()
+    _write(out, work.encoder, smaller)
+    after, quality = load(out), None
+    if known is not None and settings.label is not None:
+        both = {"before": work.encoder, "after": after}
+        quality = measure.quality(both, *known, settings.label, streams, score=settings.score, seed=settings.seed)
+    result = _told(work, after, smaller, quality)
+    staged = out / f".{RESULT}.staged"
+    staged.write_text(json.dumps(result.told, indent=1) + "\n", encoding="utf-8")
+    staged.replace(out / RESULT)
+    return result
+
+
+def _work(settings: CompressRecipe, out: Path, console: Console | None) -> Work:
+    """Run and data, checked."""
+    encoder, manifest = load(settings.run, step=settings.step), load_manifest(settings.data)
+    streams = settings.streams or tuple(name for name in encoder.modalities if name in manifest.fields)
+    if not streams:
+        there, ours = ", ".join(manifest.fields), ", ".join(encoder.modalities)
+        raise DataError(f"{manifest.folder}: has the fields {there}, and none of the run's streams {ours}")
+    check_fields(settings.run, encoder.modalities, manifest, streams)
+    return Work(
         settings.run,
-        before,
-        weights,
+        encoder,
+        checkpoint.load(find_checkpoint(settings.run, encoder.step), moments=False).weights,
         manifest,
-        source,
+        source_of(settings.data, streams, encoder, settings.split, settings.seed),
         settings.split,
         out,
         dump_yaml(settings),
         settings.seed,
         console,
     )
-    smaller = method.smaller(work)
-    work.begin()
-    _write(out, before, smaller)
-    after = load(out)
-    quality = None
-    if known is not None and settings.label is not None:
-        both = {"before": before, "after": after}
-        quality = measure.quality(both, *known, settings.label, streams, score=settings.score, seed=settings.seed)
-    result = _told(work, after, smaller, quality)
-    (out / RESULT).write_text(json.dumps(result.told, indent=1) + "\n", encoding="utf-8")
-    return result
 
 
 def _same(out: Path, settings: CompressRecipe) -> None:
@@ -137,7 +143,6 @@ def _write(out: Path, before: Encoder, smaller: Smaller) -> None:
     if smaller.save is not None:
         smaller.save(out)
         return
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of a call that was stopped in between
     save_facts(out, {name: modality.facts for name, modality in before.modalities.items()})
     weights = {name: value.cpu().contiguous() for name, value in smaller.weights.items()}
     checkpoint.commit(out / "checkpoints", checkpoint.Saved(weights, {}, {"step": before.step or 0}))
