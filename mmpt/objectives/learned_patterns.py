@@ -51,6 +51,7 @@ class LearnedPatterns(Objective):
     """
 
     heir = "of"
+    reads_weights = True
 
     def __init__(
         self,

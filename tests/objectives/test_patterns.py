@@ -10,6 +10,7 @@ from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 from mmpt.objectives.patterns import PATTERNS, SPREAD, grouped, hard, largest, linear_layers, prior, soft
 from mmpt.settings import OptimizerSettings
+from mmpt.training.engine import check_model
 from mmpt.training.optimizer import optimizer_for
 
 OF = {
@@ -127,3 +128,8 @@ def test_every_linear_layer_of_the_blocks_is_taken_and_no_other(model_of):
 def test_what_no_pattern_fits_is_refused(model_of, settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         model_of(**settings)
+
+
+def test_divided_weights_are_refused(model_of):
+    with pytest.raises(ConfigError, match="this objective computes with whole ones; use stage 0, 1 or 2"):
+        check_model({"zero_optimization": {"stage": 3}}, model_of())
