@@ -106,8 +106,8 @@ class LearnedPatterns(Objective):
         for number, name, weight, logits in self._layers(backbone):
             shares = None
             if self.training:
-                at = (first + (last - first) * progress for first, last in (self.scale, self.temperature))
-                share, shares = soft(logits, *at, draw_of(batch.position, number))
+                scale, temperature = (a + (b - a) * progress for a, b in (self.scale, self.temperature))
+                share, shares = soft(logits, scale, temperature, draw_of(batch.position, number))
             else:
                 share = hard(logits)
             thinned[name] = weight * share.to(weight.dtype)
