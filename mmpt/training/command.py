@@ -48,7 +48,7 @@ def build(recipe: Recipe, rank: int, ranks: int) -> Built:
     load_frozen(model)
     check_rows(model, sources)
     if model.objective.start is not None:
-        start_from(model.objective.start, model.backbone, facts)
+        start_from(model.objective.start, model, facts)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
     return Built(recipe, facts, sources, model, batches, _probes(recipe, modalities))
