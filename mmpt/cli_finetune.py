@@ -119,7 +119,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mmpt.finetune.saved import load
 
     task = load(arguments.task)
-    table = Table("metric", "score and 95 % interval", title=f"{task.label} of {arguments.data}")
+    table = Table("metric", "score and 95 % interval", title=f"{task.title}: {arguments.data}")
     for name, value in task.evaluate(arguments.data).items():
         table.add_row(name, str(value))
     console_for_tables().print(table)

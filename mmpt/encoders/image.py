@@ -102,13 +102,19 @@ class Image(Modality):
 
     def read(self, value: Picture.Image, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Patches with an empty one in front for the class token; uint8 (1 + N, P)."""
-        box = _centre_square(value.size) if draw is None else self._random_box(value.size, draw)
+        box, mirrored = self.view(value.size, draw)
         pixels = np.asarray(value.resize((self.size, self.size), Picture.Resampling.BICUBIC, box=box), dtype=np.uint8)
-        if draw is not None and self.flip and number(draw, "flip") < 0.5:
+        if mirrored:
             pixels = pixels[:, ::-1]
         grid = pixels.reshape(self.side, self.patch, self.side, self.patch, 3).transpose(0, 2, 1, 3, 4)
         patches = grid.reshape(self.num_patches, self.patch_numbers)
         return np.concatenate([np.zeros((1, self.patch_numbers), np.uint8), patches])
+
+    def view(self, size: tuple[int, int], draw: int | None) -> tuple[tuple[float, float, float, float], bool]:
+        """What is read of a picture of this width and height: left, top, right, bottom, and whether it is mirrored."""
+        if draw is None:
+            return _centre_square(size), False
+        return self._random_box(size, draw), self.flip and number(draw, "flip") < 0.5
 
     def _random_box(self, size: tuple[int, int], draw: int) -> tuple[float, float, float, float]:
         smallest, largest = self.crop_scale

@@ -47,7 +47,7 @@ class FitResult:
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table("metric", "validation", "trivial", title=f"{self.task.label} from {' + '.join(self.task.inputs)}")
+        table = Table("metric", "validation", "trivial", title=self.task.title)
         if self.test:
             table.add_column("test")
             table.add_column("trivial")
