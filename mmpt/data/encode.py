@@ -64,10 +64,10 @@ def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     if not isinstance(picture, Image.Image):
         raise DataError(f"field '{field.name}' takes a PIL image, uint8 array or bytes, got {type(value).__name__}")
     ending = field.members[0]
-    file = io.BytesIO()
-    if ending == "png":
+    kind, file = ending.rsplit(".", 1)[-1].lower(), io.BytesIO()
+    if kind == "png":
         (picture if picture.mode in ("L", "LA", "P", "RGB", "RGBA", "1") else to_rgb(picture)).save(file, "PNG")
-    elif ending == "webp":
+    elif kind == "webp":
         to_rgb(picture).save(file, "WEBP", lossless=True)
     else:
         to_rgb(picture).save(file, "JPEG", quality=JPEG_QUALITY)

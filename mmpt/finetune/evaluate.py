@@ -42,7 +42,7 @@ def judged(task: Task, model: MaskedModel, examples: Examples, known: Known | No
 
 def evaluated(task: Task, model: MaskedModel, examples: Examples, *, batch_size: int, seed: int) -> dict[str, Interval]:
     """Every metric with its interval, over the samples that have a label."""
-    known = known_labels(task, examples)
+    known, _ = known_labels(task, examples)
     if not len(usable(known)):
         raise DataError(f"{examples.where}: no sample has {task.wanted}")
     found = judged(task, model, examples, known, batch_size=batch_size)

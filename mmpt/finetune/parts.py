@@ -6,7 +6,7 @@ import numpy as np
 
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.examples import Examples, ShardExamples, examples_of
-from mmpt.finetune.rows import check_labels, known_labels, usable
+from mmpt.finetune.rows import known_labels, usable
 from mmpt.finetune.tasks import Task
 
 
@@ -67,10 +67,15 @@ def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dic
         if all(label is None for label in task.given(own)):
             raise DataError(f"{own.where}: no sample has {task.wanted}")
     task.facts = task.learn([label for label in task.given(examples["train"]) if label is not None])
-    parts = {purpose: Part(own, known_labels(task, own)) for purpose, own in examples.items()}
-    for purpose, part in parts.items():
-        check_labels(task, part.examples, part.known)
-        if len(part.usable) < len(part.known):
-            left_out = len(part.known) - len(part.usable)
-            notes.append(f"{left_out} {purpose} samples have no {task.lack} and were left out")
+    parts = {}
+    for purpose, own in examples.items():
+        known, unfit = known_labels(task, own, held=True)
+        parts[purpose] = Part(own, known)
+        if not len(parts[purpose].usable):
+            raise DataError(f"{own.where}: no sample is left; the first that was left out: {unfit.first}")
+        lack = len(known) - len(parts[purpose].usable) - unfit.count
+        if lack:
+            notes.append(f"{lack} {purpose} samples have no {task.lack} and were left out")
+        if unfit.count:
+            notes.append(f"{unfit.count} {purpose} samples were left out, the first: {unfit.first}")
     return parts

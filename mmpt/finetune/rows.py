@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,21 +79,33 @@ def named(task: Task, examples: Examples, number: int) -> Iterator[None]:
         raise DataError(f"{examples.place(number)}: {label}{error}") from error
 
 
-def known_labels(task: Task, examples: Examples) -> list[np.ndarray | None]:
-    """Labels as numbers; raises DataError that names the sample."""
-    known = []
+class Unfit(NamedTuple):
+    """Samples that were left out because their label is of no use, and what is wrong with the first."""
+
+    count: int
+    first: str
+
+
+def known_labels(task: Task, examples: Examples, *, held: bool = False) -> tuple[list[np.ndarray | None], Unfit]:
+    """Labels as numbers; raises DataError that names the first sample whose label is of no use.
+
+    Where they may contradict their samples they are held against them, if `held` says so or the task leaves them out.
+    """
+    found: list[np.ndarray | None] = []
+    unfit: list[str] = []
+    rows = Rows(task, examples, found)
     for number, label in enumerate(task.given(examples)):
-        with named(task, examples, number):
-            known.append(None if label is None else task.read(label))
-    return known
-
-
-def check_labels(task: Task, examples: Examples, known: Known) -> None:
-    """Hold labels against their samples, where they may contradict them; raises DataError for the first that does."""
-    if task.checks:
-        rows = Rows(task, examples, known)
-        for number in usable(known):
-            rows.label(number, rows.sample(number, 0))
+        try:
+            with named(task, examples, number):
+                found.append(None if label is None else task.read(label))
+            if task.checks and label is not None and (held or task.leaves_out):
+                rows.label(number, rows.sample(number, 0))
+        except DataError as error:
+            if not task.leaves_out:
+                raise
+            unfit.append(str(error))
+            found[number:] = [None]
+    return found, Unfit(len(unfit), unfit[0] if unfit else "")
 
 
 def usable(known: Known) -> np.ndarray:

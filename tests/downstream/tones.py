@@ -1,4 +1,4 @@
-"""Recordings whose letters can be heard: a pitch a letter, with transcripts and a class for every hundredth of a second."""
+"""Recordings whose letters can be heard: a pitch a letter; transcripts, and a class every hundredth of a second."""
 
 import numpy as np
 
@@ -16,7 +16,11 @@ trunk: {type: transformer, width: 16, depth: 1, heads: 2}
 objective:
   type: masked_prediction
   streams:
-    speech: {masking: {ratio: 0.5}, corruption: drop, predictor: {type: decoder, width: 16, depth: 1, heads: 2}, target: log_mel}
+    speech:
+      masking: {ratio: 0.5}
+      corruption: drop
+      predictor: {type: decoder, width: 16, depth: 1, heads: 2}
+      target: log_mel
 data:
   sources:
     tones: {shards: SHARDS, streams: [speech]}

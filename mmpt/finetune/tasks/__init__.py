@@ -41,12 +41,12 @@ class Task(ABC):
 
     `pooled`: the head looks at one vector of a pool. `alone`: every stream goes through the trunk by itself.
     `augments`: training may see samples otherwise than they are. `checks`: a label may contradict its sample, so that
-    all are held against one another before anything is trained.
+    all are held against one another before anything is trained. `leaves_out`: what is wrong is left out, not refused.
 
     Args:
         encoder: from `mmpt.load`; the task trains a copy.
-        label: the key of the label: in the JSON member of a data set, or in a sample's dict; or a field of the data
-            set. None: the samples themselves say what is to be learned.
+        label: its key in the JSON member of a data set or in a sample's dict, or a field of the data set. None: the
+            samples themselves say what is to be learned.
         inputs: the streams to look at; by default all that the encoder has. A sample may lack some of them.
     """
 
@@ -55,6 +55,7 @@ class Task(ABC):
     alone: ClassVar[bool] = False
     augments: ClassVar[bool] = True
     checks: ClassVar[bool] = False
+    leaves_out: bool = False
     pool: Component[Pool]
 
     def __init__(self, encoder: Encoder, *, label: str | None, inputs: Sequence[str] | None) -> None:

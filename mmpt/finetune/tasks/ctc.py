@@ -51,6 +51,8 @@ class CTC(StreamTask):
         decoding: `greedy` takes the best letter of every frame; `beam` looks for the best text, which may come about
             in many ways, through torchaudio's decoder.
         beam_size: hypotheses that are followed.
+        unfit: what becomes of samples with transcripts that are no text, have letters that training lacks, or are too
+            long for the recording's frames: `refuse` names the first and ends, `leave_out` counts and names them.
     """
 
     metrics = METRICS
@@ -66,13 +68,15 @@ class CTC(StreamTask):
         letters: Literal["plain", "as_written"] = "plain",
         decoding: Literal["greedy", "beam"] = "greedy",
         beam_size: int = 50,
+        unfit: Literal["refuse", "leave_out"] = "refuse",
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
         if not isinstance(self.modality, Sound):
             raise ConfigError(f"stream: CTC transcribes sound, and '{stream}' is a stream of {self.modality.kind}")
         if beam_size < 1:
             raise ConfigError(f"beam_size: expected at least 1, got {beam_size}")
-        self.letters, self.decoding, self.beam_size = letters, decoding, beam_size
+        self.letters, self.decoding, self.beam_size, self.unfit = letters, decoding, beam_size, unfit
+        self.leaves_out = unfit == "leave_out"
         if decoding == "beam":
             _torchaudio_decoder()  # what is not installed is told of before anything is trained
 
@@ -82,10 +86,12 @@ class CTC(StreamTask):
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The letters in order, and the transcript that is there most often."""
-        texts = [self._text(label) for label in labels]
+        plain = [self._text(label) for label in labels]
+        texts = [text for text in plain if text is not None]
         letters = sorted(set("".join(texts)))
         if len(set(texts)) < 2:
-            raise DataError(f"label '{self.label}' is '{texts[0]}' in all {len(texts)} training samples")
+            only = f"is '{texts[0]}' in all" if texts else "has no letter in any of the"
+            raise DataError(f"label '{self.label}' {only} {len(labels)} training samples")
         return {"letters": letters, "commonest": max(Counter(sorted(texts)).items(), key=lambda item: item[1])[0]}
 
     @property
@@ -96,23 +102,23 @@ class CTC(StreamTask):
     def read(self, label: Any) -> np.ndarray:
         """The number of each letter, from 1."""
         text, numbers = self._text(label), {letter: n for n, letter in enumerate(self.facts["letters"], start=1)}
+        if text is None:
+            raise DataError(f"expected a text with a letter at least, got {label!r}")
         unknown = sorted(set(text) - set(numbers))
         if unknown:
             there = "".join(self.facts["letters"])
             raise DataError(f"letter '{unknown[0]}' is in no training transcript; those have '{there}'")
         return np.array([numbers[letter] for letter in text], dtype=np.int32)
 
-    def _text(self, label: Any) -> str:
+    def _text(self, label: Any) -> str | None:
+        """None for what is no transcript."""
         if not isinstance(label, str):
-            raise DataError(f"expected a text, got {label!r}")
+            return None
         text = label
         if self.letters == "plain":
             text = label.lower().translate(APOSTROPHES)
             text = "".join(letter if letter.isalnum() or letter == "'" else " " for letter in text)
-        text = " ".join(text.split())
-        if not text:
-            raise DataError(f"expected a text with a letter at least, got {label!r}")
-        return text
+        return " ".join(text.split()) or None
 
     def align(self, label: np.ndarray | None, sample: Sample) -> np.ndarray | None:
         """As it is, where the recording has frames enough: one a letter, and a blank between two that are alike."""

@@ -156,17 +156,8 @@ class Retrieval(Task):
         return list(labels_of(batch).values.numpy())
 
     def evidence(self, true: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, "B 2"]]:
-        """The rank, from 1, of the best right item, for the second stream and for the first."""
-        features, ways = np.stack(scores), both_ways(true)
-        columns = []
-        for ask, way in enumerate(ways):
-            answers = features[way.candidates, 1 - ask]
-            parts = []
-            for start in range(0, len(features), CHUNK):
-                queries = slice(start, start + CHUNK)
-                parts.append(first_ranks(features[queries, ask] @ answers.T, way.right(queries)))
-            columns.append(np.concatenate(parts))
-        return (np.stack(columns, axis=1),)
+        """How far down the right item stands, both ways."""
+        return (ranks_of(true, np.stack(scores)),)
 
     def decode(self, scores: Sequence[np.ndarray]) -> list[int | None]:
         """Numbers of samples; None where a sample lacks its first half, or no sample has a second."""
@@ -233,6 +224,18 @@ def both_ways(true: Sequence[Int[np.ndarray, " 2"]]) -> tuple[Way, Way]:
     belongs = np.zeros((len(first[0]), len(second[0])), dtype=bool)
     belongs[first[2], second[2]] = True
     return Way(first[2], second[1], belongs), Way(second[2], first[1], belongs.T)
+
+
+def ranks_of(true: Sequence[Int[np.ndarray, " 2"]], features: Float[np.ndarray, "B 2 E"]) -> Int[np.ndarray, "B 2"]:
+    """The rank, from 1, of the best right item, for the first stream's question and for the second's."""
+    columns = []
+    for ask, way in enumerate(both_ways(true)):
+        answers, parts = features[way.candidates, 1 - ask], []
+        for start in range(0, len(features), CHUNK):
+            queries = slice(start, start + CHUNK)
+            parts.append(first_ranks(features[queries, ask] @ answers.T, way.right(queries)))
+        columns.append(np.concatenate(parts))
+    return np.stack(columns, axis=1)
 
 
 def metrics_of(streams: tuple[str, ...]) -> dict[str, Metric]:

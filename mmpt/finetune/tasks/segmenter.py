@@ -127,8 +127,13 @@ class Segmenter(StreamTask):
         return cross_entropy(self._pixelwise(outputs), labels_of(batch).values, reduction="none")
 
     def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
-        """The number of the most probable class of every pixel, int16 (size, size): probabilities would fill memory."""
-        return list(self._pixelwise(outputs).argmax(1).to(torch.int16).numpy())
+        """The number of the most probable class of every pixel, int16 (size, size): probabilities would fill memory.
+
+        -1 throughout where a sample has no picture.
+        """
+        guesses = self._pixelwise(outputs).argmax(1)
+        there = batch.streams[self.stream].valid.any(1)
+        return list(torch.where(there[:, None, None], guesses, UNKNOWN).to(torch.int16).numpy())
 
     def truth(self, batch: Batch) -> Sequence[np.ndarray]:
         """Numbers of classes."""
@@ -139,9 +144,10 @@ class Segmenter(StreamTask):
         """How often each class was taken for each."""
         return (classes.confusions(true, scores, self.size),)
 
-    def decode(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """In the label's own numbers."""
-        return [np.array(self.facts["classes"])[own] for own in scores]
+    def decode(self, scores: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """In the label's own numbers; None where a sample has no picture."""
+        names = np.array(self.facts["classes"])
+        return [None if (own == UNKNOWN).any() else names[own] for own in scores]
 
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """The commonest class for every pixel."""
