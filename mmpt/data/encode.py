@@ -119,7 +119,8 @@ ENCODERS = {
 
 
 def _picture_ending(field: Field, ending: str) -> str:
-    fitting = [m for m in field.members if m == ending or (ending == "jpg" and m == "jpeg")]
+    kinds = {member: member.rsplit(".", 1)[-1].lower() for member in field.members}
+    fitting = [m for m, kind in kinds.items() if kind == ending or (ending == "jpg" and kind == "jpeg")]
     if not fitting:
         name = next(name for name, own in FORMATS.items() if own == ending)
         raise DataError(f"field '{field.name}' is declared as {', '.join(field.members)}, but the bytes are {name}")

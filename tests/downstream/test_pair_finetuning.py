@@ -111,7 +111,7 @@ def test_what_can_not_be_paired_is_refused(encoder, shards):
         Retrieval(encoder, streams=["image", "sound"])
     with pytest.raises(ConfigError, match="expected two different streams, got text, text"):
         Retrieval(encoder, streams=["text", "text"])
-    with pytest.raises(ConfigError, match="expected 1 or more and above 0, got 16 and 0.0"):
+    with pytest.raises(ConfigError, match=r"expected 1 or more and above 0, got 16 and 0\.0"):
         Retrieval(encoder, streams=["image", "text"], size=16, temperature=0.0)
     task = Retrieval(encoder, streams=["image", "text"])
     with pytest.raises(DataError, match="no sample has both image and text"):
