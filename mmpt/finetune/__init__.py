@@ -6,9 +6,11 @@
 The names below are the public ones.
 """
 
+from mmpt.finetune.repeats import Repeats, repeat
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.saved import load
 from mmpt.finetune.settings import FitSettings
+from mmpt.finetune.splits import Split, split
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.finetune.tasks.ctc import CTC
 from mmpt.finetune.tasks.multi_label import MultiLabel
@@ -24,8 +26,12 @@ __all__ = [
     "FitSettings",
     "MultiLabel",
     "Regressor",
+    "Repeats",
     "Retrieval",
     "Segmenter",
+    "Split",
     "TokenTagger",
     "load",
+    "repeat",
+    "split",
 ]

@@ -145,14 +145,22 @@ def examples_of(data: Any, inputs: Sequence[str], *, label: str | None, split: s
     if isinstance(data, (str, Path)):
         manifest, named = _data_set(Path(data))
         return ShardExamples(manifest, inputs, label, named or split)
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):
-        return RecordExamples(data.to_dict("records"), inputs, label)
-    if isinstance(data, Mapping):
-        return RecordExamples(_rows(data), inputs, label)
-    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
-        return RecordExamples(data, inputs, label)
+    records = records_of(data)
+    if records is not None:
+        return RecordExamples(records, inputs, label)
     kind = type(data).__name__
     raise DataError(f"expected a folder, a list of dicts, a dict of columns or a DataFrame, got {kind}")
+
+
+def records_of(data: Any) -> Sequence[Mapping[str, Any]] | None:
+    """A list of dicts from a list of them, a dict of columns or a DataFrame; None of anything else."""
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        return data.to_dict("records")
+    if isinstance(data, Mapping):
+        return _rows(data)
+    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
+        return data
+    return None
 
 
 def _data_set(path: Path) -> tuple[Manifest, str | None]:

@@ -192,8 +192,10 @@ class Loop:
         plain = plain_model(self.task)
         plain.load_state_dict(self.model.state_dict())
         self.model, self.task.model = plain, plain.eval()
-        metrics, trivial = self._told("validation")
-        test, trivial_test = self._told("test") if "test" in self.parts else ({}, {})
+        metrics, trivial, confusion = self._told("validation")
+        test, trivial_test = {}, {}
+        if "test" in self.parts:
+            test, trivial_test, confusion = self._told("test")
         return FitResult(
             task=self.task,
             metrics=metrics,
@@ -208,12 +210,14 @@ class Loop:
             parameters=self.parameters,
             strategy=strategy,
             notes=notes,
+            confusion=None if confusion is None else confusion.tolist(),
         )
 
-    def _told(self, purpose: str) -> tuple[dict[str, Interval], dict[str, float]]:
-        """The model's scores, and those of one who never looks at a sample."""
-        part, seed = self.parts[purpose], self.settings.seed
+    def _told(self, purpose: str) -> tuple[dict[str, Interval], dict[str, float], np.ndarray | None]:
+        """The model's scores, those of one who never looks at a sample, and what was taken for what."""
+        part, task = self.parts[purpose], self.task
         found = self._judged(purpose)
+        evidence = task.evidence(found.true, found.scores)
         groups = np.array(part.examples.groups)[part.usable]
-        own = intervals(self.task.metrics, self.task.evidence(found.true, found.scores), groups, seed)
-        return own, self.task.trivial(self.parts["train"].labels, found.true)
+        own = intervals(task.metrics, evidence, groups, self.settings.seed)
+        return own, task.trivial(self.parts["train"].labels, found.true), task.confusion(evidence)

@@ -121,6 +121,10 @@ class Task(ABC):
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """Every metric of one who never looks at a sample and knows the training labels alone, as `read` gives them."""
 
+    @abstractmethod
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """How often each class (row) was taken for each (column); None where there are no classes."""
+
     # ---- what is the same for all
 
     def fit(

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
-from mmpt.finetune.classes import balanced, class_facts, class_number, name_of
+from mmpt.finetune.classes import balanced, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
 from mmpt.finetune.pools import Pool
@@ -90,6 +90,11 @@ class Classifier(RowTask):
     def decode(self, scores: Sequence[np.ndarray]) -> list[str]:
         """The most probable class."""
         return [self.facts["classes"][own.argmax()] for own in scores]
+
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Of the most probable classes."""
+        true, scores = evidence
+        return confusions([true], [scores.argmax(1)], self.size)[0]
 
     def guess(self, learned: np.ndarray) -> np.ndarray:
         """How frequent each class is, the commonest first choice."""

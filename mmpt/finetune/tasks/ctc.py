@@ -192,6 +192,9 @@ class CTC(StreamTask):
         best = (decoder(torch.from_numpy(own).unsqueeze(0))[0] if len(own) else [] for own in scores)
         return [self._spelt(own[0].tokens.tolist() if own else []) for own in best]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """The commonest training transcript for every recording."""
         texts = [self._spelt(own) for own in true]

@@ -84,6 +84,9 @@ class MultiLabel(RowTask):
         """The names that are more probable than not."""
         return [[name for name, score in zip(self.facts["names"], row, strict=True) if score > 0.5] for row in scores]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
     def guess(self, learned: np.ndarray) -> np.ndarray:
         """How frequent each name is."""
         return learned.mean(0)

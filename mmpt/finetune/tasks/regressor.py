@@ -73,6 +73,9 @@ class Regressor(RowTask):
         """As they are."""
         return [float(own) for own in scores]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
     def guess(self, learned: np.ndarray) -> np.ndarray:
         """The mean."""
         return np.asarray(learned.mean())

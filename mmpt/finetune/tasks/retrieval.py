@@ -169,6 +169,9 @@ class Retrieval(Task):
         answers = features[candidates, 1]
         return [int(candidates[(answers @ own[0]).argmax()]) if there[n, 0] else None for n, own in enumerate(features)]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """Expected of a random order."""
         recalls, found = [], {}

@@ -149,6 +149,10 @@ class Segmenter(StreamTask):
         names = np.array(self.facts["classes"])
         return [None if (own == UNKNOWN).any() else names[own] for own in scores]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> Int[np.ndarray, "V V"]:
+        """Over all samples."""
+        return evidence[0].sum(0)
+
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """The commonest class for every pixel."""
         guess = classes.commonest(learned, self.size)

@@ -174,6 +174,10 @@ class TokenTagger(StreamTask):
         """The most probable class of each word or frame."""
         return [[self.facts["classes"][number] for number in own.argmax(1)] for own in scores]
 
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> Int[np.ndarray, "V V"]:
+        """Over all samples."""
+        return evidence[0].sum(0)
+
     def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
         """The commonest class for every token."""
         guess = classes.commonest(learned, self.size)
