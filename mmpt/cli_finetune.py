@@ -11,6 +11,8 @@ FINETUNE = """a recipe says:
   train: shards/ecg
   strategy: {type: full, layer_decay: 0.75}
   fit: {epochs: 10, metric: macro_f1}
+other tasks: multi_label, regressor, token_tagger (words, frames, patches), ctc (transcripts), segmenter (pixels),
+retrieval (pairs of streams); docs/methods.md says more
 """
 
 
@@ -24,7 +26,9 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "  deepspeed --num_accelerators 2 --module mmpt finetune ecg_classes --out runs/beats encoder=runs/five",
         f"{FINETUNE}\n{EXITS}",
     )
-    finetune.add_argument("recipe", metavar="RECIPE", help="YAML file, or ecg_classes")
+    finetune.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file, or one of ecg_classes, image_text_pairs, speech_letters"
+    )
     finetune.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as fit.epochs=3")
     finetune.add_argument("--out", metavar="DIR", required=True, help="gets the fitted task")
     finetune.set_defaults(run=run_finetune)

@@ -73,9 +73,9 @@ def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dic
         parts[purpose] = Part(own, known)
         if not len(parts[purpose].usable):
             raise DataError(f"{own.where}: no sample is left; the first that was left out: {unfit.first}")
-        lack = len(known) - len(parts[purpose].usable) - unfit.count
+        lack = len(known) - len(parts[purpose].usable) - unfit.samples
         if lack:
             notes.append(f"{lack} {purpose} samples have no {task.lack} and were left out")
-        if unfit.count:
-            notes.append(f"{unfit.count} {purpose} samples were left out, the first: {unfit.first}")
+        if unfit.samples:
+            notes.append(f"{unfit.samples} {purpose} samples were left out, the first: {unfit.first}")
     return parts

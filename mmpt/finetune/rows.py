@@ -82,7 +82,7 @@ def named(task: Task, examples: Examples, number: int) -> Iterator[None]:
 class Unfit(NamedTuple):
     """Samples that were left out because their label is of no use, and what is wrong with the first."""
 
-    count: int
+    samples: int
     first: str
 
 
