@@ -187,7 +187,7 @@ class CTC(StreamTask):
         names = ["<blank>", *self.facts["letters"]]
         decoder = _torchaudio_decoder()(
             lexicon=None, tokens=names, lm=None, nbest=1, beam_size=self.beam_size, blank_token=names[BLANK],
-            sil_token=names[BLANK], unk_word="<unknown>",
+            sil_token=names[BLANK], unk_word="<unknown>", log_add=True,
         )  # fmt: skip
         best = (decoder(torch.from_numpy(own).unsqueeze(0))[0] if len(own) else [] for own in scores)
         return [self._spelt(own[0].tokens.tolist() if own else []) for own in best]
