@@ -28,6 +28,7 @@ from mmpt.training.guards import NonFinite
 from mmpt.training.schedules import learning_rate
 
 MAX_NONFINITE = 10
+SHOWN = 4  # metrics a line, beside the one that epochs are compared by
 
 
 class Loop:
@@ -145,7 +146,8 @@ class Loop:
     def _say(self) -> None:
         if self.console is not None and self.world.rank == 0:
             last = self.history[-1]
-            figures = "  ".join(f"{name} {last[name]:.3f}" for name in ("loss", *self.task.metrics))
+            names = dict.fromkeys(("loss", self.metric, *list(self.task.metrics)[:SHOWN]))
+            figures = "  ".join(f"{name} {last[name]:.3f}" for name in names)
             best = "  best so far" if self.best_epoch == len(self.history) else ""
             self.console.print(
                 f"epoch {len(self.history)}/{self.settings.epochs}  {figures}  {last['seconds']:.1f} s{best}",
