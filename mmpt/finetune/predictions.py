@@ -29,7 +29,10 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     task = load(task_folder)
     examples = examples_of(data, task.inputs, label=None, split="test")
     scores = judged(task, task.fitted_model(), examples, None, batch_size=64).scores
-    table = pd.DataFrame({"key": examples.names, "prediction": [_plain(own) for own in task.decode(scores)]})
+    said = [_plain(own) for own in task.decode(scores)]
+    table = pd.DataFrame({"key": examples.names, "prediction": said})
+    if all(own is None or isinstance(own, int) for own in said):
+        table["prediction"] = pd.array(said, dtype="Int64")  # whole numbers stay whole beside what is missing
     names = task.facts.get("classes") or task.facts.get("names")
     if names and isinstance(task, RowTask):
         table = table.join(pd.DataFrame(np.stack(scores), columns=[f"score of {name}" for name in names]))

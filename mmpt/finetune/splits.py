@@ -53,7 +53,7 @@ def split(samples: Any, *, label: str | None = None, shares: Sequence[float] = (
         raise DataError(f"{folds} groups can't be divided into {needed} parts; give samples of more groups")
     of_part = _parts_of_folds(np.asarray(shares), folds)
     part = of_part[_fold_of(_strata(own.labels), group, folds, seed)]
-    return Split(*([records[n] for n in np.flatnonzero(part == number)] for number in range(3)))
+    return Split(*([records[n] for n in np.flatnonzero(part == number).tolist()] for number in range(3)))
 
 
 def _parts_of_folds(shares: np.ndarray, folds: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def _parts_of_folds(shares: np.ndarray, folds: int) -> np.ndarray:
     while counts.sum() < folds:
         counts[np.argmax(shares * folds - counts)] += 1
     while counts.sum() > folds:
-        counts[np.argmax(counts - shares * folds + (counts > 1))] -= 1
+        counts[np.argmax(np.where(counts > 1, counts - shares * folds, -np.inf))] -= 1
     return np.repeat(np.arange(len(shares)), counts)
 
 
