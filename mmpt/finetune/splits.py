@@ -71,11 +71,11 @@ def _fold_of(strata: np.ndarray, group: np.ndarray, folds: int, seed: int) -> np
     names, stratum, often = np.unique(strata, return_inverse=True, return_counts=True)
     stratum = np.where(often[stratum] < folds, len(names), stratum)
     alone = group.max() + 1 == len(group)
-    kinds = StratifiedKFold if alone else StratifiedGroupKFold
     if (np.unique(stratum, return_counts=True)[1] < folds).any():
         stratum = np.zeros_like(stratum)  # what is rare is still too rare when taken together
     fold = np.empty(len(group), dtype=np.int64)
-    divided = kinds(folds, shuffle=True, random_state=seed).split(np.zeros(len(group)), stratum, group)
+    kind, groups = (StratifiedKFold, None) if alone else (StratifiedGroupKFold, group)
+    divided = kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(group)), stratum, groups)
     for number, (_, members) in enumerate(divided):
         fold[members] = number
     return fold
