@@ -1,0 +1,206 @@
+"""What a model begins with: weights by our names, and what they mean, of a folder of another library."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmpt.build import build_backbone, build_modalities
+from mmpt.config import component, find_parts
+from mmpt.data.source import SourceSettings
+from mmpt.encoders import Facts, Modality
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.foreign import Family
+from mmpt.foreign.entries import Entry
+from mmpt.foreign.folder import CONFIG, Weights, read_file, read_json, read_weights
+from mmpt.foreign.timm import Timm, of_architecture, of_export, size_of
+from mmpt.objectives import Objective
+from mmpt.settings import DataSettings, OptimizerSettings, Recipe, TrainingSettings
+from mmpt.trunk import Trunk
+
+PREFIX = "backbone."
+STREAM = "backbone.trunk.stream_embedding.weight"
+OBJECTIVES = {  # how such a stream is usually pretrained; only a recipe that is written down needs it
+    "text": {
+        "masking": {"ratio": 0.15},
+        "corruption": {"type": "replace", "keep": 0.1, "random": 0.1},
+        "predictor": "tied",
+        "target": "token_ids",
+    },
+    "image": {"masking": {"ratio": 0.75}, "corruption": "drop", "predictor": "decoder", "target": "pixels"},
+    "speech": {
+        "masking": {"ratio": 0.5, "unit": {"type": "span", "length": 10}},
+        "corruption": "replace",
+        "predictor": "mlp",
+        "target": "log_mel",
+    },
+}
+
+
+class Donor(NamedTuple):
+    """A model that another one may begin with."""
+
+    where: Path
+    kind: str  # for people
+    recipe: Recipe
+    modalities: Mapping[str, Modality]
+    weights: dict[str, Tensor]  # names of a MaskedModel; of its objective perhaps a part
+    left: tuple[str, ...]  # the folder's weights that have no place here
+    notices: tuple[str, ...]  # of what was assumed
+    sha256: dict[str, str]  # of the files of weights
+    step: int | None = None  # of a run's checkpoint
+
+
+def is_foreign(path: Path, weights: Path | None = None) -> bool:
+    """Whether it is to be read here: no run, but a folder with a config.json, or an architecture with `weights`."""
+    return weights is not None or ((path / CONFIG).exists() and not (path / "recipe.yaml").exists())
+
+
+def read_donor(path: Path, weights: Path | None = None, *, fresh: bool = False) -> Donor:
+    """A folder of transformers or timm, or a name of timm's and a file of `weights`.
+
+    Args:
+        path: the folder, or the name.
+        weights: a .safetensors file.
+        fresh: leave the weights out: what they mean is asked for alone.
+
+    Raises:
+        ConfigError: a model that no backbone can be; says which setting is in the way.
+        CheckpointError: files that are missing or broken, and weights of other names or shapes.
+    """
+    file = path / CONFIG if weights is None else path
+    if weights is not None and path.is_dir():
+        raise ConfigError(f"{path}: is a folder, and has its own weights; give 'weights' with a name of timm's alone")
+    given = read_weights(path) if weights is None else read_file(weights)
+    plain = read_json(file) if weights is None else {"architecture": str(path)}
+    family = _family(plain, file, given)
+    facts, notices = family.facts(path)
+    recipe = _recipe(path, family, facts)
+    modalities = build_modalities(recipe.streams, {family.modality: facts})
+    if fresh:
+        return Donor(path, family.kind, recipe, modalities, {}, (), tuple(notices), given.sha256)
+    taken, left = _taken(family, facts, given, recipe, modalities, weights or path)
+    return Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256)
+
+
+def _family(plain: Mapping[str, Any], file: Path, given: Weights) -> Family:
+    """The part for a model type, with its settings read."""
+    if "architecture" in plain:
+        return Timm(size_of(given.tensors, of_architecture(str(plain["architecture"]), **plain.get("model_args", {}))))
+    if {"model", "norm_eps", "pretrained_cfg"} <= plain.keys():
+        return Timm(size_of(given.tensors, of_export(plain, str(file))))
+    families = find_parts("mmpt.foreign", Family)
+    families.pop("timm")
+    name = plain.get("model_type")
+    if name is None:
+        raise CheckpointError(f"{file}: has no model_type, so it is neither of transformers nor of timm")
+    kind = families.get(str(name).replace("-", "_"))
+    if kind is None:
+        able = ", ".join(names.replace("roberta_p", "roberta-p") for names in families)
+        raise ConfigError(f"{file}: model_type '{name}' can't be a backbone of mmpt; those that can are {able} and timm's")
+    return kind(_settings(kind, plain, file))
+
+
+def _settings(kind: type[Any], plain: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    for name, allowed in kind.only.items():
+        found = plain.get(name, allowed)
+        if (found or None) != (allowed or None):
+            raise ConfigError(
+                f"{file}: {name} is {_said(found)}, and a backbone has only {_said(allowed)}; this model can't be loaded, "
+                f"another {kind.kind} with {name} {_said(allowed)} can"
+            )
+    settings = {}
+    for name, default in kind.needs.items():
+        value = plain.get(name, default)
+        if isinstance(value, list):
+            value = tuple(value)
+        expected = type(default) if default is not None else int
+        if expected is float and type(value) is int:
+            value = float(value)
+        if name not in ("image_size", "patch_size") and type(value) is not expected:
+            raise ConfigError(f"{file}: {name}: expected {expected.__name__}, got {_said(value)}")
+        settings[name] = value
+    return settings
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _recipe(path: Path, family: Family, facts: Facts) -> Recipe:
+    """As if a run had made it: what a fine-tuned task or an export writes down."""
+    stream = family.modality
+    objective = {"type": "masked_prediction", "streams": {stream: OBJECTIVES[stream]}}
+    return Recipe(
+        streams={stream: component(Modality, stream, **family.stream(facts))},
+        trunk=component(Trunk, "transformer", **family.trunk()),
+        objective=component(Objective, objective["type"], streams=objective["streams"]),
+        data=DataSettings(sources={"elsewhere": SourceSettings(shards=path, streams=(stream,))}, batch_size=1),
+        training=TrainingSettings(steps=1, optimizer=OptimizerSettings(learning_rate=1e-4)),
+    )
+
+
+def _taken(
+    family: Family,
+    facts: Facts,
+    given: Weights,
+    recipe: Recipe,
+    modalities: Mapping[str, Modality],
+    where: Path,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Ours, and the names of theirs that have no place."""
+    inner, outer = _divided(given.tensors, family.inside)
+    entries = family.entries(facts)
+    like = {PREFIX + name: value for name, value in build_backbone(recipe, modalities).state_dict().items()}
+    _check_names(entries, inner, family, where)
+    taken = {entry.ours: _fitted(entry, inner, like[entry.ours], where) for entry in entries}
+    if STREAM not in taken:
+        taken[STREAM] = torch.zeros_like(like[STREAM])  # such models have no embedding of the modality
+    own = {name: value for name, value in like.items() if name not in taken}  # statistics of pixels, of the facts
+    every = outer | {name: value for name, value in given.tensors.items() if name not in outer}
+    heads = [entry for entry in family.objective_entries(facts) if all(name in every for name in entry.theirs)]
+    used = {name for entry in entries for name in entry.theirs}
+    left = [name for name in inner if name not in used] + [name for name in outer if name not in _names(heads)]
+    return taken | own | {entry.ours: entry.take(every).float() for entry in heads}, tuple(left)
+
+
+def _names(entries: Sequence[Entry]) -> set[str]:
+    return {name for entry in entries for name in entry.theirs}
+
+
+def _divided(tensors: Mapping[str, Tensor], inside: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The encoder's weights without what stands before them, and all others."""
+    for before in inside:
+        inner = {name.removeprefix(before): value for name, value in tensors.items() if name.startswith(before)}
+        if inner:
+            return inner, {name: value for name, value in tensors.items() if not name.startswith(before)}
+    return dict(tensors), {}
+
+
+def _check_names(entries: Sequence[Entry], inner: Mapping[str, Tensor], family: Family, where: Path) -> None:
+    wanted = _names(entries)
+    missing = sorted(wanted - inner.keys())
+    unexpected = sorted(name for name in inner.keys() - wanted if not name.startswith(family.left))
+    if not missing and not unexpected:
+        return
+    lacks = f"lacks {_counted(missing)} of a {family.kind}" if missing else ""
+    more = f"has {_counted(unexpected)} that a backbone has no place for" if unexpected else ""
+    raise CheckpointError(f"{where}: {' and '.join(part for part in (lacks, more) if part)}; nothing was loaded")
+
+
+def _counted(names: Sequence[str], shown: int = 3) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:shown])
+    return f"the weights {listed}" + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _fitted(entry: Entry, inner: Mapping[str, Tensor], like: Tensor, where: Path) -> Tensor:
+    """Ours, float32; raises CheckpointError for a tensor of another shape than config.json says."""
+    expected = {name: tuple(part.shape) for name, part in entry.give(torch.empty_like(like, device="meta")).items()}
+    for name, shape in expected.items():
+        found = tuple(inner[name].shape)
+        types = name.endswith("token_type_embeddings.weight") and found[1:] == shape[1:] and found[0] >= 1
+        if found != shape and not types:
+            raise CheckpointError(f"{where}: weights '{name}' have shape {found}, and the model's settings ask for {shape}")
+    return entry.take(inner).float().contiguous()
