@@ -1,7 +1,9 @@
 """What a model begins with: weights by our names, and what they mean, of a folder of another library."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +17,14 @@ from mmpt.errors import CheckpointError, ConfigError
 from mmpt.foreign import Family
 from mmpt.foreign.entries import Entry
 from mmpt.foreign.folder import CONFIG, Weights, read_file, read_json, read_weights
+from mmpt.foreign.positions import placed
 from mmpt.foreign.timm import Timm, of_architecture, of_export, size_of
 from mmpt.objectives import Objective
 from mmpt.settings import DataSettings, OptimizerSettings, Recipe, TrainingSettings
 from mmpt.trunk import Trunk
 
 PREFIX = "backbone."
+CHANGEABLE = ("size", "max_length", "max_seconds")
 STREAM = "backbone.trunk.stream_embedding.weight"
 OBJECTIVES = {  # how such a stream is usually pretrained; only a recipe that is written down needs it
     "text": {
@@ -29,7 +33,12 @@ OBJECTIVES = {  # how such a stream is usually pretrained; only a recipe that is
         "predictor": "tied",
         "target": "token_ids",
     },
-    "image": {"masking": {"ratio": 0.75}, "corruption": "drop", "predictor": "decoder", "target": "pixels"},
+    "image": {
+        "masking": {"ratio": 0.75},
+        "corruption": "drop",
+        "predictor": {"type": "decoder", "width": 512, "depth": 8, "heads": 16},
+        "target": {"type": "pixels", "normalize": True},
+    },
     "speech": {
         "masking": {"ratio": 0.5, "unit": {"type": "span", "length": 10}},
         "corruption": "replace",
@@ -37,6 +46,10 @@ OBJECTIVES = {  # how such a stream is usually pretrained; only a recipe that is
         "target": "log_mel",
     },
 }
+
+
+class WeightsWarning(UserWarning):
+    """Something about a model was assumed, or made anew; says what."""
 
 
 class Donor(NamedTuple):
@@ -58,13 +71,13 @@ def is_foreign(path: Path, weights: Path | None = None) -> bool:
     return weights is not None or ((path / CONFIG).exists() and not (path / "recipe.yaml").exists())
 
 
-def read_donor(path: Path, weights: Path | None = None, *, fresh: bool = False) -> Donor:
+def read_donor(path: Path, weights: Path | None = None, settings: Mapping[str, Any] = MappingProxyType({})) -> Donor:
     """A folder of transformers or timm, or a name of timm's and a file of `weights`.
 
     Args:
         path: the folder, or the name.
         weights: a .safetensors file.
-        fresh: leave the weights out: what they mean is asked for alone.
+        settings: of the stream, in place of the model's own: `size`, `max_length` or `max_seconds`.
 
     Raises:
         ConfigError: a model that no backbone can be; says which setting is in the way.
@@ -79,10 +92,27 @@ def read_donor(path: Path, weights: Path | None = None, *, fresh: bool = False) 
     facts, notices = family.facts(path)
     recipe = _recipe(path, family, facts)
     modalities = build_modalities(recipe.streams, {family.modality: facts})
-    if fresh:
-        return Donor(path, family.kind, recipe, modalities, {}, (), tuple(notices), given.sha256)
     taken, left = _taken(family, facts, given, recipe, modalities, weights or path)
-    return Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256)
+    donor = Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256)
+    return changed(donor, settings) if settings else donor
+
+
+def changed(donor: Donor, settings: Mapping[str, Any]) -> Donor:
+    """With other settings of its one stream; positions are interpolated, with a notice."""
+    ((stream, old),) = donor.modalities.items()
+    part = donor.recipe.streams[stream]
+    free = [name for name in CHANGEABLE if name in part.settings]
+    for name in settings:
+        if name not in free:
+            raise ConfigError(f"settings: expected {' or '.join(free)} of this {donor.kind}, got {name}")
+    new = component(Modality, part.name, **{**part.settings, **settings})
+    recipe = replace(donor.recipe, streams={stream: new})
+    modalities = build_modalities(recipe.streams, {stream: old.facts})
+    before = f"{PREFIX}encoders.{stream}."
+    own = {name.removeprefix(before): value for name, value in donor.weights.items() if name.startswith(before)}
+    fitting, notices = placed(own, old, modalities[stream], recipe.trunk.settings["width"], str(donor.where))
+    weights = {**donor.weights, **{before + name: value for name, value in fitting.items()}}
+    return donor._replace(recipe=recipe, modalities=modalities, weights=weights, notices=(*donor.notices, *notices))
 
 
 def _family(plain: Mapping[str, Any], file: Path, given: Weights) -> Family:
@@ -99,7 +129,9 @@ def _family(plain: Mapping[str, Any], file: Path, given: Weights) -> Family:
     kind = families.get(str(name).replace("-", "_"))
     if kind is None:
         able = ", ".join(names.replace("roberta_p", "roberta-p") for names in families)
-        raise ConfigError(f"{file}: model_type '{name}' can't be a backbone of mmpt; those that can are {able} and timm's")
+        raise ConfigError(
+            f"{file}: model_type '{name}' can't be a backbone of mmpt; those that can are {able} and timm's"
+        )
     return kind(_settings(kind, plain, file))
 
 
@@ -159,11 +191,17 @@ def _taken(
     if STREAM not in taken:
         taken[STREAM] = torch.zeros_like(like[STREAM])  # such models have no embedding of the modality
     own = {name: value for name, value in like.items() if name not in taken}  # statistics of pixels, of the facts
-    every = outer | {name: value for name, value in given.tensors.items() if name not in outer}
+    before = next(iter(family.inside), "")
+    every = outer | {before + name: value for name, value in inner.items()}
     heads = [entry for entry in family.objective_entries(facts) if all(name in every for name in entry.theirs)]
-    used = {name for entry in entries for name in entry.theirs}
-    left = [name for name in inner if name not in used] + [name for name in outer if name not in _names(heads)]
-    return taken | own | {entry.ours: entry.take(every).float() for entry in heads}, tuple(left)
+    used = _names(heads) | {before + name for name in _names(entries)}
+    called = (
+        {before + name: name for name in inner}
+        if outer == {} and before + next(iter(inner)) not in given.tensors
+        else {}
+    )
+    left = tuple(called.get(name, name) for name in every if name not in used)
+    return taken | own | {entry.ours: entry.take(every).float().clone() for entry in heads}, left
 
 
 def _names(entries: Sequence[Entry]) -> set[str]:
@@ -202,5 +240,7 @@ def _fitted(entry: Entry, inner: Mapping[str, Tensor], like: Tensor, where: Path
         found = tuple(inner[name].shape)
         types = name.endswith("token_type_embeddings.weight") and found[1:] == shape[1:] and found[0] >= 1
         if found != shape and not types:
-            raise CheckpointError(f"{where}: weights '{name}' have shape {found}, and the model's settings ask for {shape}")
+            raise CheckpointError(
+                f"{where}: weights '{name}' have shape {found}, and the model's settings ask for {shape}"
+            )
     return entry.take(inner).float().contiguous()

@@ -113,5 +113,8 @@ def taps(kernel: int) -> Form:
 def given(entries: Sequence[Entry], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The way out: weights of the other model, of ours; what ours lacks is left out."""
     return {
-        name: part for entry in entries if entry.ours in weights for name, part in entry.give(weights[entry.ours]).items()
+        name: part
+        for entry in entries
+        if entry.ours in weights
+        for name, part in entry.give(weights[entry.ours]).items()
     }

@@ -49,7 +49,7 @@ def read_weights(folder: Path) -> Weights:
     if pickled:
         raise CheckpointError(
             f"{folder}: has weights in {pickled[0]} and no {WEIGHTS}; unpickling a file can run any code, so mmpt never "
-            "does; where you trust it, convert it once: python -c \"from transformers import AutoModel; "
+            'does; where you trust it, convert it once: python -c "from transformers import AutoModel; '
             f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\", and copy the tokenizer or "
             "preprocessor files beside it"
         )
@@ -86,7 +86,9 @@ def _sharded(folder: Path) -> Weights:
         sha256 |= shard.sha256
     missing = [name for name in places if _today(name) not in tensors]
     if missing:
-        raise CheckpointError(f"{folder / places[missing[0]]}: has no weights '{missing[0]}', which {INDEX} says it has")
+        raise CheckpointError(
+            f"{folder / places[missing[0]]}: has no weights '{missing[0]}', which {INDEX} says it has"
+        )
     return Weights(tensors, sha256)
 
 

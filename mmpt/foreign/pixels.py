@@ -28,7 +28,9 @@ def pixel_facts(folder: Path, usual: tuple[Sequence[float], Sequence[float]]) ->
         )
     if not plain.get("do_normalize", True):
         return Facts(folder, {}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}), ()
-    mean, std = (_three(plain.get(name, own), file) for name, own in zip(("image_mean", "image_std"), usual, strict=True))
+    mean, std = (
+        _three(plain.get(name, own), file) for name, own in zip(("image_mean", "image_std"), usual, strict=True)
+    )
     return Facts(folder, {}, {"mean": mean, "std": std}), ()
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from mmpt.data.tokenizer import tokenizer_facts
+from mmpt.data.tokenizer import token_ids, tokenizer_facts
 from mmpt.encoders import Facts
+from mmpt.encoders.text import Text
 from mmpt.errors import CheckpointError, DataError
+
+SENTENCES = ("A wren sang at dawn.", "Ça va, señor Łukasz?", "x = 3.14; // 北京 and  two  spaces")
 
 
 def text_facts(folder: Path, vocabulary: int) -> Facts:
@@ -33,3 +36,13 @@ def text_facts(folder: Path, vocabulary: int) -> Facts:
             "don't belong together"
         )
     return Facts(folder.parent, {**values, "vocabulary": vocabulary})  # rows without a token are never looked up
+
+
+def same_tokens(one: Text, other: Text) -> bool:
+    """Whether two streams' ids stand for the same: vocabulary, special tokens, and how a few sentences are cut."""
+    if one.facts.values.get("sha256", 0) == other.facts.values.get("sha256", 1):
+        return True
+    words = (part.tokenizer.get_vocab(with_added_tokens=True) for part in (one, other))
+    special = ([part.special(name) for name in ("bos", "eos", "pad", "mask")] for part in (one, other))
+    cuts = ([token_ids(part.tokenizer, text) for text in SENTENCES] for part in (one, other))
+    return all(next(pair) == next(pair) for pair in (words, special, cuts))

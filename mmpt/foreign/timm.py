@@ -94,7 +94,9 @@ def of_model(model: Any, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
     from timm.models.vision_transformer import Block, VisionTransformer
 
     if not isinstance(model, VisionTransformer) or not all(type(block) is Block for block in model.blocks):
-        raise ConfigError(f"{name}: is a {type(model).__name__} of timm, and only a plain VisionTransformer can be loaded")
+        raise ConfigError(
+            f"{name}: is a {type(model).__name__} of timm, and only a plain VisionTransformer can be loaded"
+        )
     block: Any = model.blocks[0]
     size, patch = model.patch_embed.img_size, model.patch_embed.patch_size
     act, norm = block.mlp.act, block.norm1

@@ -53,7 +53,9 @@ def wave_facts(folder: Path) -> tuple[Facts, Sequence[str]]:
     plain = read_json(file)
     rate, normalised = plain.get("sampling_rate", 16000), plain.get("do_normalize", True)
     if not isinstance(rate, int) or not isinstance(normalised, bool):
-        raise ConfigError(f"{file}: expected sampling_rate in Hz and do_normalize true or false, got {rate}, {normalised}")
+        raise ConfigError(
+            f"{file}: expected sampling_rate in Hz and do_normalize true or false, got {rate}, {normalised}"
+        )
     return Facts(folder, {"sample_rate": rate, "normalize_wave": normalised}), ()
 
 

@@ -10,10 +10,12 @@ from mmpt.config import load_settings
 from mmpt.data.batches import MicroBatches, share_of
 from mmpt.data.source import Source
 from mmpt.encoders import Facts
+from mmpt.foreign.origin import Origin
 from mmpt.model import MaskedModel
 from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
-from mmpt.training import engine
+from mmpt.training import checkpoint, engine
+from mmpt.training.beginning import Beginning, told
 from mmpt.training.divided_experts import check_experts
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
@@ -27,20 +29,26 @@ class Built(NamedTuple):
     sources: list[Source]
     model: MaskedModel
     batches: MicroBatches
+    origin: Origin | None = None  # of weights that it begins with
 
 
-def build(recipe: Recipe, rank: int, ranks: int) -> Built:
-    """Wire all parts; raises ConfigError or DataError for whatever can't be."""
+def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> Built:
+    """Wire all parts; raises ConfigError or DataError for whatever can't be.
+
+    Where a run is `going_on`, what it once began with is not read again.
+    """
     engine.check_settings(recipe.deepspeed)
     facts = facts_of(recipe)
     modalities = build_modalities(recipe.streams, facts)
     sources = build_sources(recipe, modalities)
     share = share_of(recipe.data.batch_size, recipe.data.micro_batch_size, rank, ranks)
     batches = MicroBatches(sources, source_weights(recipe, sources), recipe.training.steps, recipe.training.seed, share)
-    model = build_model(recipe, modalities)
+    beginning = None if recipe.beginning is None or going_on else Beginning(recipe, recipe.beginning, modalities)
+    model = build_model(recipe, modalities, beginning and beginning.fill)
+    origin = beginning and beginning.finish(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
-    return Built(recipe, facts, sources, model, batches)
+    return Built(recipe, facts, sources, model, batches, origin)
 
 
 def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None) -> Path:
@@ -62,9 +70,9 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
     settings = load_settings(file, list(overrides), Recipe)
     run = Path(out) if out else Path("runs") / file.stem
     rank, ranks = engine.place()
-    built = build(settings, rank, ranks)
+    built = build(settings, rank, ranks, going_on=bool(checkpoint.steps_in(run / "checkpoints")))
     if rank == 0:
-        prepare(run, settings, built.facts, built.sources)
+        prepare(run, settings, built.facts, built.sources, built.origin)
         if is_complete(run, settings):
             Console(highlight=False, soft_wrap=True).print(
                 f"{run}: complete, all {settings.training.steps} steps are done; nothing was changed", markup=False
@@ -74,6 +82,8 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
         return run
     log = "log.txt" if rank == 0 else f"log-rank{rank:05d}.txt"
     with quiet(run / log, speaks=rank == 0) as console:
+        for line in told(built.origin):
+            console.print(line, markup=False)
         _train(built, run, console)
     if rank == 0:
         finish(run)
