@@ -1,6 +1,7 @@
 """A pretrained encoder for downstream work: samples in, features out."""
 
 import difflib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
+from mmpt.data.manifest import sha256_of
 from mmpt.downstream.pooling import Features, TokenLatents, class_pool, describe, join, mean_pool, mean_std_pool
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Modality
@@ -133,6 +135,15 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
         which = f"none of the {len(steps)} checkpoints is whole" if steps else "there is no checkpoint yet"
         raise CheckpointError(f"{run}: {which}; run 'mmpt pretrain' with this run's recipe again, or load it untrained")
     return found
+
+
+def weights_sha256(encoder: "Encoder", run: Path) -> str:
+    """Of the file that an encoder's weights were read from; of several files, that of their hashes in order."""
+    if encoder.origin is None:
+        run, step = run_and_step(run, encoder.step)
+        return sha256_of(find_checkpoint(run, step) / "model.safetensors")
+    found = list(encoder.origin.sha256.values())
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

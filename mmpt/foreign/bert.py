@@ -21,6 +21,21 @@ BLOCK = {
     "feedforward.mlp.fc2": "output.dense",
     "norm2": "output.LayerNorm",
 }
+TEXT_NEEDS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+}
+TEXT_ONLY = {
+    "hidden_act": "gelu",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+}
 ENCODER = "backbone.encoders.text."
 OBJECTIVE = "objective.streams.text."
 
@@ -30,21 +45,8 @@ class Bert(Family):
 
     kind = "BERT"
     modality = "text"
-    needs = {
-        "vocab_size": 30522,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-        "layer_norm_eps": 1e-12,
-    }
-    only = {
-        "hidden_act": "gelu",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "position_embedding_type": "absolute",
-    }
+    needs = TEXT_NEEDS
+    only = TEXT_ONLY
     inside = ("bert.",)
     left = ("pooler.", "embeddings.position_ids")
 

@@ -140,8 +140,8 @@ def _settings(kind: type[Any], plain: Mapping[str, Any], file: Path) -> dict[str
         found = plain.get(name, allowed)
         if (found or None) != (allowed or None):
             raise ConfigError(
-                f"{file}: {name} is {_said(found)}, and a backbone has only {_said(allowed)}; this model can't be loaded, "
-                f"another {kind.kind} with {name} {_said(allowed)} can"
+                f"{file}: {name} is {_said(found)}, and a backbone has only {_said(allowed)}; this model can't be "
+                f"loaded, another {kind.kind} with {name} {_said(allowed)} can"
             )
     settings = {}
     for name, default in kind.needs.items():

@@ -1,4 +1,4 @@
-"""EsmModel of transformers without rotary positions, which `mmpt export` writes of a text stream without `norm_entry`."""
+"""EsmModel of transformers without rotary positions, as `mmpt export` writes a text stream without `norm_entry`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +20,24 @@ BLOCK = {
     "feedforward.mlp.fc1": "intermediate.dense",
     "feedforward.mlp.fc2": "output.dense",
 }
+ESM_NEEDS = {
+    "vocab_size": None,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 1026,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": None,
+}
+ESM_ONLY = {
+    "position_embedding_type": "absolute",
+    "emb_layer_norm_before": None,
+    "token_dropout": False,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "is_folding_model": False,
+}
 
 
 class Esm(Family):
@@ -27,24 +45,8 @@ class Esm(Family):
 
     kind = "ESM"
     modality = "text"
-    needs = {
-        "vocab_size": None,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 1026,
-        "layer_norm_eps": 1e-12,
-        "pad_token_id": None,
-    }
-    only = {
-        "position_embedding_type": "absolute",
-        "emb_layer_norm_before": None,
-        "token_dropout": False,
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "is_folding_model": False,
-    }
+    needs = ESM_NEEDS
+    only = ESM_ONLY
     inside = ("esm.",)
     left = ("pooler.", "embeddings.position_ids", "contact_head.")
 

@@ -48,10 +48,10 @@ def read_weights(folder: Path) -> Weights:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
-            f"{folder}: has weights in {pickled[0]} and no {WEIGHTS}; unpickling a file can run any code, so mmpt never "
-            'does; where you trust it, convert it once: python -c "from transformers import AutoModel; '
-            f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\", and copy the tokenizer or "
-            "preprocessor files beside it"
+            f"{folder}: has weights in {pickled[0]} and no {WEIGHTS}; unpickling a file can run any code, so mmpt "
+            'never does; where you trust it, convert it once: python -c "from transformers import AutoModel; '
+            f"AutoModel.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\", and copy the tokenizer "
+            "or preprocessor files beside it"
         )
     raise CheckpointError(f"{folder}: there is neither {WEIGHTS} nor {INDEX}")
 

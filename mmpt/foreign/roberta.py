@@ -1,15 +1,17 @@
 """RoBERTa (Liu et al. 2019) as transformers has it: BERT whose position ids begin behind the id of padding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpt.encoders import Facts
 from mmpt.foreign import Family
-from mmpt.foreign.bert import BLOCK, OBJECTIVE, embeddings, mask_vector
+from mmpt.foreign.bert import BLOCK, OBJECTIVE, TEXT_NEEDS, TEXT_ONLY, embeddings, mask_vector
 from mmpt.foreign.entries import Entry, block_layers, layers
 from mmpt.foreign.text_facts import text_facts
 from mmpt.foreign.trunks import trunk_settings
+
+ROBERTA_NEEDS = {**TEXT_NEEDS, "vocab_size": 50265, "pad_token_id": 1}
 
 
 class Roberta(Family):
@@ -17,22 +19,8 @@ class Roberta(Family):
 
     kind = "RoBERTa"
     modality = "text"
-    needs = {
-        "vocab_size": 50265,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-        "layer_norm_eps": 1e-12,
-        "pad_token_id": 1,
-    }
-    only = {
-        "hidden_act": "gelu",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "position_embedding_type": "absolute",
-    }
+    needs = ROBERTA_NEEDS
+    only = TEXT_ONLY
     inside = ("roberta.",)
     left = ("pooler.", "embeddings.position_ids")
 
@@ -58,7 +46,7 @@ class Roberta(Family):
         return [*roberta_head(), mask_vector(self.inside[0], facts)]
 
 
-def places_of(settings: dict[str, Any] | Any) -> int:
+def places_of(settings: Mapping[str, Any]) -> int:
     """Positions that tokens can have."""
     return settings["max_position_embeddings"] - settings["pad_token_id"] - 1
 

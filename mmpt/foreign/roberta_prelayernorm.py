@@ -6,9 +6,9 @@ from typing import Any
 
 from mmpt.encoders import Facts
 from mmpt.foreign import Family
-from mmpt.foreign.bert import embeddings, mask_vector
+from mmpt.foreign.bert import TEXT_ONLY, embeddings, mask_vector
 from mmpt.foreign.entries import Entry, block_layers, layers
-from mmpt.foreign.roberta import places_of, roberta_head
+from mmpt.foreign.roberta import ROBERTA_NEEDS, places_of, roberta_head
 from mmpt.foreign.text_facts import text_facts
 from mmpt.foreign.trunks import trunk_settings
 
@@ -27,22 +27,8 @@ class RobertaPreLayerNorm(Family):
 
     kind = "RobertaPreLayerNorm"
     modality = "text"
-    needs = {
-        "vocab_size": 50265,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-        "layer_norm_eps": 1e-12,
-        "pad_token_id": 1,
-    }
-    only = {
-        "hidden_act": "gelu",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "position_embedding_type": "absolute",
-    }
+    needs = ROBERTA_NEEDS
+    only = TEXT_ONLY
     inside = ("roberta_prelayernorm.",)
     left = ("pooler.", "embeddings.position_ids")
 

@@ -1,8 +1,9 @@
-"""timm's VisionTransformer: a state dict and the name of its architecture, a folder of its hub, or one of `mmpt export`."""
+"""timm's VisionTransformer: the name of an architecture and a state dict, a folder of its hub, or of `mmpt export`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ BLOCK = {
     "feedforward.mlp.fc1": "mlp.fc1",
     "feedforward.mlp.fc2": "mlp.fc2",
 }
+TIMM_NEEDS = {
+    **{"width": None, "depth": None, "heads": None, "hidden": None, "norm_eps": 1e-6},
+    **{"size": None, "patch": None, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+}
 
 
 class Timm(Family):
@@ -30,11 +35,8 @@ class Timm(Family):
 
     kind = "VisionTransformer of timm"
     modality = "image"
-    needs = {
-        **{"width": None, "depth": None, "heads": None, "hidden": None, "norm_eps": 1e-6},
-        **{"size": None, "patch": None, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-    }
-    only = {}
+    needs = TIMM_NEEDS
+    only = MappingProxyType({})
     inside = ()
     left = ("head.", "fc_norm.")
 

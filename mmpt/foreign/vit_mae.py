@@ -13,7 +13,7 @@ from mmpt.foreign.vit import VIT_NEEDS, VIT_ONLY, vit_entries
 
 
 class ViTMae(Family):
-    """`ViTMAEModel` and `ViTMAEForPreTraining`; its fixed positions are held as a learned table, as they stand there."""
+    """`ViTMAEModel` and `ViTMAEForPreTraining`; its fixed positions are held as a learned table."""
 
     kind = "ViTMAE"
     modality = "image"

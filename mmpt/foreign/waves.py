@@ -64,8 +64,8 @@ def wave_stream(settings: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     channels = set(settings["conv_dim"])
     if len(channels) != 1 or settings["layer_norm_eps"] != EPS:
         raise ConfigError(
-            f"conv_dim, layer_norm_eps: a speech stream has as many channels in every convolution and norms with {EPS}, "
-            f"this model {settings['conv_dim']} and {settings['layer_norm_eps']}"
+            f"conv_dim, layer_norm_eps: a speech stream has as many channels in every convolution and norms with "
+            f"{EPS}, this model {settings['conv_dim']} and {settings['layer_norm_eps']}"
         )
     pairs = zip(settings["conv_kernel"], settings["conv_stride"], strict=True)
     return {

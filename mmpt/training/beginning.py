@@ -119,7 +119,8 @@ class Beginning:
     def _given(self, name: str) -> Tensor:
         if PREFIX + name not in self.donor.weights:
             raise ConfigError(
-                f"init_from: {self.donor.where} has no weights '{PREFIX}{name}', which this trunk has; nothing was loaded"
+                f"init_from: {self.donor.where} has no weights '{PREFIX}{name}', which this trunk has; nothing was "
+                "loaded"
             )
         self.taken.add(PREFIX + name)
         return self.donor.weights[PREFIX + name]

@@ -1,8 +1,9 @@
 """Whether another model's weights mean in a recipe what they meant before; every refusal says what to set."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def paired(settings: InitSettings, modalities: Mapping[str, Modality], donor: Do
             raise ConfigError(
                 f"init_from.streams: {' and '.join(alike)} could take {donor.where}; say {{{alike[0]}: {theirs}}}"
             )
-        pairs = {name: theirs for name in alike}
+        pairs = dict.fromkeys(alike, theirs)
     for ours, theirs in pairs.items():
         if ours not in modalities or theirs not in donor.modalities:
             raise ConfigError(
@@ -44,7 +45,7 @@ def paired(settings: InitSettings, modalities: Mapping[str, Modality], donor: Do
             )
     if not pairs:
         raise ConfigError(
-            f"init_from: {donor.where} reads {', '.join(donor.modalities)}, and this recipe has {', '.join(modalities)}: "
+            f"init_from: {donor.where} reads {', '.join(donor.modalities)}, this recipe {', '.join(modalities)}, and "
             "no stream is shared; say `streams: {ours: theirs}` where they have other names"
         )
     missing = [name for name in modalities if name not in pairs]
@@ -78,16 +79,17 @@ def check_stream(ours: str, own: Modality, theirs: str, donor: Donor) -> None:
     if type(own) is not type(other):
         kinds = (type(part).__name__.lower() for part in (own, other))
         raise ConfigError(f"{where}: is {next(kinds)} here and {next(kinds)} in {donor.where}; nothing was loaded")
-    for name in own.__dataclass_fields__:
-        if name != "facts" and name not in FREE and getattr(own, name) != getattr(other, name):
+    for name in (item.name for item in dataclasses.fields(cast("Any", own))):
+        if name not in ("facts", *FREE) and getattr(own, name) != getattr(other, name):
             raise ConfigError(
                 f"{where}.{name}: {_said(getattr(own, name))} here and {_said(getattr(other, name))} in {donor.where}; "
                 "set it to the model's"
             )
     if isinstance(own, Text) and isinstance(other, Text) and not same_tokens(own, other):
+        tokenizer = other.facts.folder / other.facts.values["tokenizer"]
         raise ConfigError(
             f"{where}: the shards were built with another tokenizer than that of {donor.where}, whose embeddings would "
-            f"stand for other tokens; build them again with --tokenizer {other.facts.folder / other.facts.values['tokenizer']}"
+            f"stand for other tokens; build them again with --tokenizer {tokenizer}"
         )
     if isinstance(own, Recorded) and isinstance(other, Recorded) and own.rate != other.rate:
         raise ConfigError(

@@ -1,8 +1,9 @@
 """The run folder: what one recipe produced, and the refusal to mix two recipes in one.
 
 `recipe.yaml` (complete), `facts.json` and `tokenizer/` (what the encoders know of the data), `data.json`
-(fingerprints), `init_from.json` (which weights it began with, where they were not all fresh), `environment.json`, `metrics.jsonl`, `ledger.jsonl` (and one more for every other rank), `events.*` for
-TensorBoard, `checkpoints/`, `log.txt`, and `report.html` at the end.
+(fingerprints), `init_from.json` (which weights it began with, where they were not all fresh), `environment.json`,
+`metrics.jsonl`, `ledger.jsonl` (and one more for every other rank), `events.*` for TensorBoard, `checkpoints/`,
+`log.txt`, and `report.html` at the end.
 """
 
 import difflib

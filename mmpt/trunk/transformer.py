@@ -17,7 +17,6 @@ from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import rotary_turns
 
-
 Norm = Literal["pre", "post"]
 
 

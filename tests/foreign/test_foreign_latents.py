@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import mmpt
 from mmpt.export.hubert import waves_of
 from mmpt.export.timm import timm_pixels
-from mmpt.foreign.donor import read_donor
 from tests.conftest import SENTENCES, picture
 from tests.foreign.models import MODELS, made
 
