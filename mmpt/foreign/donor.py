@@ -18,7 +18,7 @@ from mmpt.foreign import Family
 from mmpt.foreign.entries import Entry
 from mmpt.foreign.folder import CONFIG, Weights, read_file, read_json, read_weights
 from mmpt.foreign.positions import placed
-from mmpt.foreign.timm import Timm, of_architecture, of_export, size_of
+from mmpt.foreign.timm import Timm, of_architecture, of_export, pixels_of, size_of
 from mmpt.objectives import Objective
 from mmpt.settings import DataSettings, OptimizerSettings, Recipe, TrainingSettings
 from mmpt.trunk import Trunk
@@ -83,18 +83,25 @@ def read_donor(path: Path, weights: Path | None = None, settings: Mapping[str, A
         ConfigError: a model that no backbone can be; says which setting is in the way.
         CheckpointError: files that are missing or broken, and weights of other names or shapes.
     """
-    file = path / CONFIG if weights is None else path
-    if weights is not None and path.is_dir():
-        raise ConfigError(f"{path}: is a folder, and has its own weights; give 'weights' with a name of timm's alone")
-    given = read_weights(path) if weights is None else read_file(weights)
-    plain = read_json(file) if weights is None else {"architecture": str(path)}
-    family = _family(plain, file, given)
+    family, given = read_family(path, weights)
     facts, notices = family.facts(path)
     recipe = _recipe(path, family, facts)
     modalities = build_modalities(recipe.streams, {family.modality: facts})
     taken, left = _taken(family, facts, given, recipe, modalities, weights or path)
     donor = Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256)
     return changed(donor, settings) if settings else donor
+
+
+def read_family(path: Path, weights: Path | None = None) -> tuple[Family, Weights]:
+    """The part that knows the model, its settings read, and the folder's tensors as they stand there."""
+    file = path / CONFIG if weights is None else path
+    if weights is not None and path.is_dir():
+        raise ConfigError(f"{path}: is a folder, and has its own weights; give 'weights' with a name of timm's alone")
+    family = _family(read_json(file) if weights is None else {"architecture": str(path)}, file)
+    given = read_weights(path) if weights is None else read_file(weights)
+    if isinstance(family, Timm):
+        family = Timm(size_of(given.tensors, family.settings))
+    return family, given
 
 
 def changed(donor: Donor, settings: Mapping[str, Any]) -> Donor:
@@ -115,12 +122,13 @@ def changed(donor: Donor, settings: Mapping[str, Any]) -> Donor:
     return donor._replace(recipe=recipe, modalities=modalities, weights=weights, notices=(*donor.notices, *notices))
 
 
-def _family(plain: Mapping[str, Any], file: Path, given: Weights) -> Family:
+def _family(plain: Mapping[str, Any], file: Path) -> Family:
     """The part for a model type, with its settings read."""
     if "architecture" in plain:
-        return Timm(size_of(given.tensors, of_architecture(str(plain["architecture"]), **plain.get("model_args", {}))))
+        known = of_architecture(str(plain["architecture"]), **plain.get("model_args", {}))
+        return Timm(known | pixels_of(plain.get("pretrained_cfg", {}), file))
     if {"model", "norm_eps", "pretrained_cfg"} <= plain.keys():
-        return Timm(size_of(given.tensors, of_export(plain, str(file))))
+        return Timm(of_export(plain, str(file)))
     families = find_parts("mmpt.foreign", Family)
     families.pop("timm")
     name = plain.get("model_type")

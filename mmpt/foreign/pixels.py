@@ -29,7 +29,7 @@ def pixel_facts(folder: Path, usual: tuple[Sequence[float], Sequence[float]]) ->
     if not plain.get("do_normalize", True):
         return Facts(folder, {}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}), ()
     mean, std = (
-        _three(plain.get(name, own), file) for name, own in zip(("image_mean", "image_std"), usual, strict=True)
+        three(plain.get(name, own), file) for name, own in zip(("image_mean", "image_std"), usual, strict=True)
     )
     return Facts(folder, {}, {"mean": mean, "std": std}), ()
 
@@ -42,7 +42,8 @@ def square(size: Any, name: str) -> int:
     return sides[0]
 
 
-def _three(numbers: Any, file: Path) -> tuple[float, ...]:
+def three(numbers: Any, file: object) -> tuple[float, ...]:
+    """A number a channel, of one or three; raises ConfigError for anything else."""
     listed = list(numbers) if isinstance(numbers, list | tuple) else [numbers] * 3
     if len(listed) != 3 or not all(isinstance(number, int | float) for number in listed):
         raise ConfigError(f"{file}: expected three numbers for mean and for standard deviation, got {numbers}")

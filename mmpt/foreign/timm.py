@@ -13,6 +13,7 @@ from mmpt.encoders import Facts
 from mmpt.errors import ConfigError
 from mmpt.foreign import Family
 from mmpt.foreign.entries import TABLE, VECTOR, Entry, block_layers, layers, patches
+from mmpt.foreign.pixels import HALF, three
 from mmpt.foreign.trunks import trunk_of
 from mmpt.foreign.vit import ENCODER
 
@@ -116,9 +117,14 @@ def of_model(model: Any, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
         "norm_eps": norm.eps,
         "size": size[0],
         "patch": patch[0],
-        "mean": tuple(told.get("mean", (0.5,) * 3)),
-        "std": tuple(told.get("std", (0.5,) * 3)),
+        **dict(zip(("mean", "std"), HALF, strict=True)),
+        **pixels_of(told, name),
     }
+
+
+def pixels_of(told: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Mean and standard deviation, as far as a `pretrained_cfg` says them."""
+    return {name: three(told[name], where) for name in ("mean", "std") if name in told}
 
 
 def size_of(weights: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:

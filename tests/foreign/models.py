@@ -92,7 +92,7 @@ def beside(name, folder: Path, tokenizer: Path | None):
 def rewritten(folder: Path, change, config=None):
     """The folder's weights and config.json, changed by hand."""
     weights = load_file(folder / "model.safetensors")
-    weights = change(weights) or weights
+    weights = change(weights)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
     if config:
         plain = json.loads((folder / "config.json").read_text(encoding="utf-8")) | config

@@ -8,6 +8,8 @@ from torch.testing import assert_close
 import mmpt
 from mmpt.export.hubert import waves_of
 from mmpt.export.timm import timm_pixels
+from mmpt.foreign.donor import read_family
+from mmpt.foreign.entries import given
 from tests.conftest import SENTENCES, picture
 from tests.foreign.models import MODELS, made
 
@@ -24,6 +26,28 @@ def batch_of(encoder, stream, values):
     return mmpt.downstream.encoder.Batch({stream: content}, uid, torch.zeros_like(uid), "tests", 0), content
 
 
+def assert_leaves_as_it_came(folder, encoder):
+    """All tensors of the folder come out of the backbone to the last bit, but those that were left behind."""
+    ((_, modality),) = encoder.modalities.items()
+    family, read = read_family(folder)
+    ours = {f"backbone.{name}": value for name, value in encoder.backbone.state_dict().items()}
+    out = given(family.entries(modality.facts), ours)
+    before = "" if out.keys() <= read.tensors.keys() else family.inside[0]
+    heads = {name for entry in family.objective_entries(modality.facts) for name in entry.theirs}
+    heads |= {name.removeprefix(family.inside[0]) for name in heads}
+    there = {before + name for name in out}
+    assert there | set(encoder.origin.left) | heads >= read.tensors.keys()
+    assert not there & set(encoder.origin.left)
+    for name, value in out.items():
+        theirs = read.tensors[before + name]
+        if "token_type" in name:
+            theirs = theirs[:1]
+        if "position_embeddings.weight" in name:  # rows that no token looks at
+            unused = len(theirs) - modality.max_length
+            value, theirs = value[unused:], theirs[unused:]
+        assert torch.equal(value, theirs), name
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts_of_several_lengths(tmp_path, tokenizers, name):
     peer = made(name, tmp_path, tokenizers(name))
@@ -37,6 +61,7 @@ def test_texts_of_several_lengths(tmp_path, tokenizers, name):
     length = int(short.valid.sum())
     theirs = peer(input_ids=short.values[:, :length]).last_hidden_state
     assert_close(encoder.backbone(alone)["text"].x[:, :length], theirs, rtol=0, atol=1e-5)
+    assert_leaves_as_it_came(tmp_path, encoder)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -54,6 +79,7 @@ def test_pictures(tmp_path, name):
     else:
         theirs = peer(pixels).last_hidden_state
     assert_close(encoder.backbone(batch)["image"].x, theirs, rtol=0, atol=1e-5)
+    assert_leaves_as_it_came(tmp_path, encoder)
 
 
 @pytest.mark.parametrize("name", WAVES)
@@ -74,3 +100,22 @@ def test_recordings_of_several_lengths(tmp_path, name):
     for row, length in enumerate(lengths):
         theirs = peer(waves[row : row + 1, :length]).last_hidden_state[0]
         assert_close(ours[row][content.valid[row]], theirs, rtol=0, atol=1e-5)
+    assert_leaves_as_it_came(tmp_path, encoder)
+
+
+def test_defaults_are_those_of_transformers():
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    from mmpt.config import find_parts
+    from mmpt.foreign import Family
+
+    for name, family in find_parts("mmpt.foreign", Family).items():
+        if name == "timm":
+            continue
+        config = getattr(transformers, CONFIG_MAPPING_NAMES[name.replace("a_p", "a-p")])()
+        for setting, value in {**family.needs, **family.only}.items():
+            if hasattr(config, setting):
+                theirs = getattr(config, setting)
+                theirs = tuple(theirs) if isinstance(theirs, list) else theirs
+                assert (theirs or None) == (value or None), (name, setting)
