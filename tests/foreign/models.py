@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmpt.trunk.positions import sincos_2d
+
 TRUNK = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 TEXT = {**TRUNK, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 IMAGE = {**TRUNK, "image_size": 16, "patch_size": 4}
@@ -53,16 +55,11 @@ def made(name, folder: Path, tokenizer: Path | None = None, **changes):
 
     kind, settings, inside = MODELS[name]
     config = getattr(transformers, kind).config_class(**{**settings, **changes, **_of_tokenizer(name, tokenizer)})
-    if "vit" in name:
-        position = None if name != "vit_mae" else "fixed"
-        model = getattr(transformers, kind)(config)
-        table = model.vit.embeddings.position_embeddings.detach().clone() if position else None
-        model = shaken(model)
-        if table is not None:
-            with torch.no_grad():
-                model.vit.embeddings.position_embeddings.copy_(table)
-    else:
-        model = shaken(getattr(transformers, kind)(config))
+    model = shaken(getattr(transformers, kind)(config))
+    if name == "vit_mae":  # published weights have the fixed table there
+        with torch.no_grad():
+            model.vit.embeddings.position_embeddings[0, 0] = 0
+            model.vit.embeddings.position_embeddings[0, 1:] = sincos_2d(4, 4, 24)
     model.save_pretrained(folder)
     beside(name, folder, tokenizer)
     return getattr(model, inside) if inside else model

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from numpy.testing import assert_array_equal
 
 from mmpt.data.writer import ShardWriter
 from mmpt.finetune import load
@@ -43,8 +44,8 @@ def test_the_task_stands_on_its_own_and_keeps_of_the_folder_the_tokenizer_alone(
     kept = {path.name for path in (folder / "out" / "tokenizer" / "text").iterdir()}
     assert "tokenizer.json" in kept
     assert not kept & {"model.safetensors", "config.json"}
+    samples = [{"text": "the old stone path"}, {"text": "wave and sail"}]
+    before = result.task.predict_scores(samples)
     for path in (folder / "roberta").iterdir():
         path.unlink()
-    again = load(folder / "out", device="cpu")
-    samples = [{"text": "the old stone path"}, {"text": "wave and sail"}]
-    assert again.predict(samples) == result.task.predict(samples)
+    assert_array_equal(load(folder / "out", device="cpu").predict_scores(samples), before)
