@@ -1,40 +1,61 @@
 """A recipe over the sample shards, run in a process of its own: what several benchmarks share."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmpt.config import dump_yaml, load_settings
-from mmpt.data.codebook import save_codebook
-from mmpt.data.manifest import load_manifest
-from mmpt.downstream.units.features import MfccFeatures
-from mmpt.downstream.units.fit import fit_codebook
 from mmpt.settings import Recipe
+
+PREPARATION_SETTINGS = ["training.steps=200", "training.optimizer.warmup_steps=20"]  # of a run that another needs
 
 
 def over_shards(recipe: Path, shards: Path, folder: Path, settings: Sequence[str]) -> Path:
-    """The recipe with these settings over what 'mmpt samples' wrote; its MFCC codebook is made where it names one."""
-    text = dump_yaml(load_settings(recipe, settings, Recipe)).replace("shards/", f"{shards.resolve()}/")
-    if "units/mfcc.safetensors" in text:
-        codebook = folder / "mfcc.safetensors"
-        speech = shards / "speech"
-        save_codebook(fit_codebook(MfccFeatures(load_manifest(speech), "speech"), speech, clusters=50), codebook)
-        text = text.replace("units/mfcc.safetensors", str(codebook))
+    """The recipe with these settings over what 'mmpt samples' wrote.
+
+    What its own command line does before the last command (codebooks, another run) is done in `folder`.
+    """
+    (folder / "shards").mkdir()
+    for data in shards.resolve().iterdir():
+        (folder / "shards" / data.name).symlink_to(data)
+    for command in preparations(recipe):
+        if command[0] == "pretrain":
+            command = [*command, *PREPARATION_SETTINGS]
+        run(command, folder, folder / "preparation.txt")
+    text = re.sub(
+        r"\b(?=(shards|units|runs)/)", f"{folder.resolve()}/", dump_yaml(load_settings(recipe, settings, Recipe))
+    )
     file = folder / "recipe.yaml"
     file.write_text(text, encoding="utf-8")
     return file
 
 
-def pretrain(file: Path, run: Path) -> float:
+def preparations(recipe: Path) -> list[list[str]]:
+    """What stands between the sample shards and the last command in the second line of a recipe."""
+    line = recipe.read_text(encoding="utf-8").splitlines()[1].lstrip("# ")
+    first, *between, _ = [shlex.split(command) for command in line.split("&&")]
+    if first != ["mmpt", "samples", "shards"] or not all(command[0] == "mmpt" for command in between):
+        raise SystemExit(f"{recipe}:2: expected 'mmpt samples shards && mmpt ...', got '{line}'")
+    return [command[1:] for command in between]
+
+
+def pretrain(file: Path, run_folder: Path) -> float:
     """One thread; returns the peak of its memory in MB."""
-    command = [sys.executable, "-m", "mmpt", "pretrain", str(file), "--out", str(run)]
-    log = run.with_suffix(".txt")
+    return run(["pretrain", str(file), "--out", str(run_folder)], file.parent, run_folder.with_suffix(".txt"))
+
+
+def run(command: Sequence[str], folder: Path, log: Path) -> float:
+    """`mmpt ...` on one thread; returns the peak of its memory in MB."""
     with log.open("wb") as said:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        line = [sys.executable, "-m", "mmpt", *command]
+        process = subprocess.Popen(line, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise SystemExit(log.read_text(encoding="utf-8"))
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

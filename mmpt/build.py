@@ -135,6 +135,21 @@ def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[So
     return [Source(name, number, settings, modalities, seed) for number, (name, settings) in items]
 
 
+def check_rows(model: MaskedModel, sources: Sequence[Source]) -> None:
+    """An objective that makes one vector of a row can have no packed ones; rows that only are negatives ask for one."""
+    for source in sources:
+        if source.hard is not None and not model.objective.compares_rows:
+            raise ConfigError(
+                f"data.sources.{source.name}.hard: this objective does not compare rows, and would train on negatives "
+                "as on any sample; use objective=embedding, or leave it out"
+            )
+        if model.objective.one_document and source.plan.row_size is not None:
+            raise ConfigError(
+                f"data.sources.{source.name}.layout: this objective makes one vector of a row, and packed rows hold "
+                "several documents; use layout=samples or layout=budget"
+            )
+
+
 def source_weights(recipe: Recipe, sources: Sequence[Source]) -> list[float]:
     """Relative share of the steps of each source, as multilingual BERT samples languages (Devlin et al. 2018)."""
     weights = [settings.weight for settings in recipe.data.sources.values()]

@@ -1,4 +1,4 @@
-"""The verbs after pretraining: finetune, evaluate, predict, embed, export."""
+"""The verbs after pretraining: finetune, evaluate, predict, embed, export, compress."""
 
 import argparse
 from pathlib import Path
@@ -65,6 +65,22 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     embed.set_defaults(run=run_embed)
     add_export(verbs)
+    add_compress(verbs)
+
+
+def add_compress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`mmpt compress`."""
+    compress = add_verb(
+        verbs,
+        "compress",
+        "make a smaller model of a run: fewer blocks, sparse weights, a student; with a table of what it costs",
+        "mmpt compress depth --out runs/shallow run=runs/ecg_mae data=shards/ecg",
+        EXITS,
+    )
+    compress.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name in configs/compress")
+    compress.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as method.depth=2")
+    compress.add_argument("--out", metavar="DIR", required=True, help="gets the run folder")
+    compress.set_defaults(run=run_compress)
 
 
 def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -109,6 +125,15 @@ def run_finetune(arguments: argparse.Namespace) -> int:
     if place()[0] == 0:
         console.print(result.table())
         console.print(f"task: {arguments.out}", markup=False)
+    return 0
+
+
+def run_compress(arguments: argparse.Namespace) -> int:
+    """`mmpt compress`."""
+    from mmpt.compress.command import compress
+
+    console = console_for_tables()
+    console.print(compress(arguments.recipe, *arguments.settings, out=arguments.out, console=console).table())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The verbs around training: samples, recipes, describe, pretrain, probe, show, report."""
+"""The verbs around training: samples, recipes, describe, pretrain, show, report."""
 
 import argparse
 import sys
@@ -40,25 +40,6 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     _add_recipe(pretrain)
     pretrain.add_argument("--out", metavar="RUN", help="run folder (default: runs/NAME of the recipe)")
     pretrain.set_defaults(run=run_pretrain)
-
-    probe = add_verb(
-        verbs,
-        "probe",
-        "linear and kNN probe of a run's frozen features, beside the untrained encoder",
-        "mmpt probe runs/five shards/images --label label",
-    )
-    probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
-    probe.add_argument("data", metavar="DATA", help="data set with labels")
-    probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
-    probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
-    probe.add_argument(
-        "--score",
-        choices=("accuracy", "balanced", "macro_f1"),
-        default="accuracy",
-        help="what settings are chosen by; macro_f1 for classes of very different sizes (default: accuracy)",
-    )
-    probe.add_argument("--skip-unlabelled", action="store_true", help="leave samples without the label out")
-    probe.set_defaults(run=run_probe)
 
     show = add_verb(
         verbs,
@@ -137,26 +118,6 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
     from mmpt.training.command import pretrain
 
     pretrain(arguments.recipe, *arguments.settings, out=arguments.out)
-    return 0
-
-
-def run_probe(arguments: argparse.Namespace) -> int:
-    """`mmpt probe`."""
-    from mmpt.downstream.probe import probe
-
-    console = console_for_tables()
-    streams = arguments.streams.split(",") if arguments.streams else None
-    run, data = Path(arguments.run_folder), Path(arguments.data)
-    result = probe(
-        run,
-        data,
-        label=arguments.label,
-        streams=streams,
-        score=arguments.score,
-        skip_unlabelled=arguments.skip_unlabelled,
-        console=console,
-    )
-    console.print(result.table())
     return 0
 
 

@@ -254,11 +254,12 @@ def test_the_count_is_what_is_hidden_wherever_it_is_known(
     content = full_contents(modality)
     count = masking.count(content, 0.5)
     share = masking.ratio.constant(0.5)
-    assert (count is None) == (share is None or not masking.unit.single)
+    assert (count is None) == (share is None or masking.unit.tokens is None)
     if count is not None:
         assert (masking(context_of(content)).sum(1) == count).all()
         observed = int(content.observed[0].sum())
-        assert count == observed - int(observed * (1 - share) + 1e-9)
+        units = observed // masking.unit.tokens
+        assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9))
 
 
 @pytest.mark.parametrize("ratio", CONTRACTS[Ratio])

@@ -4,8 +4,7 @@ PyTorch sends every tensor by itself, with a file handle that the training proce
 of a dozen small tensors costs it several milliseconds. One piece costs one, and is pinned at once.
 """
 
-import io
-import pickle
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,52 +12,61 @@ from torch import Tensor
 
 ALIGNMENT = 64  # bytes: a cache line, and what any dtype asks for
 
-Place = tuple[int, int, torch.dtype, torch.Size]  # first byte, last byte, and how to read what lies between
+
+class Place(NamedTuple):
+    """Where a tensor lies, and how to read what lies there."""
+
+    first: int  # byte
+    last: int
+    dtype: torch.dtype
+    shape: torch.Size
 
 
 class Parcel(NamedTuple):
     """A value whose tensors lie one behind the other."""
 
     contents: Tensor  # uint8
-    value: bytes  # pickled, with places for tensors
+    value: Any  # with places for tensors
 
 
-def packed(value: object) -> Parcel:
-    """A copy of the tensors (strided ones become contiguous), and the rest pickled."""
-    file = io.BytesIO()
-    packer = _Packer(file)
-    packer.dump(value)
-    contents = torch.empty(packer.size, dtype=torch.uint8)
-    for tensor, (first, last, *_) in packer.tensors:
-        contents[first:last] = tensor.reshape(-1).view(torch.uint8)
-    return Parcel(contents, file.getvalue())
+def packed(value: Any) -> Parcel:
+    """A copy of the tensors in the tuples, lists and dicts of `value`; strided ones become contiguous."""
+    tensors: list[tuple[Tensor, Place]] = []
+
+    def place_of(part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
+        first = _next_start(tensors[-1][1].last) if tensors else 0
+        tensors.append((part, Place(first, first + part.nbytes, part.dtype, part.shape)))
+        return tensors[-1][1]
+
+    places = _mapped(place_of, value)
+    contents = torch.empty(tensors[-1][1].last if tensors else 0, dtype=torch.uint8)
+    for tensor, place in tensors:
+        contents[place.first : place.last] = tensor.reshape(-1).view(torch.uint8)
+    return Parcel(contents, places)
 
 
 def unpacked(parcel: Parcel) -> Any:
     """The value; its tensors are views of the parcel's contents, pinned if those are."""
-    return _Unpacker(parcel).load()
+
+    def tensor_at(part: Any) -> Any:
+        if not isinstance(part, Place):
+            return part
+        return parcel.contents[part.first : part.last].view(part.dtype).view(part.shape)
+
+    return _mapped(tensor_at, parcel.value)
 
 
-class _Packer(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.size = 0
-        self.tensors: list[tuple[Tensor, Place]] = []
-
-    def persistent_id(self, value: object) -> Place | None:
-        if not isinstance(value, Tensor):
-            return None
-        place = (self.size, self.size + value.nbytes, value.dtype, value.shape)
-        self.tensors.append((value, place))
-        self.size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
-        return place
+def _next_start(end: int) -> int:
+    return -(-end // ALIGNMENT) * ALIGNMENT
 
 
-class _Unpacker(pickle.Unpickler):
-    def __init__(self, parcel: Parcel) -> None:
-        super().__init__(io.BytesIO(parcel.value))
-        self.contents = parcel.contents
-
-    def persistent_load(self, place: Place) -> Tensor:
-        first, last, dtype, shape = place
-        return self.contents[first:last].view(dtype).view(shape)
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same tuples, lists and dicts, with `change` of all that is in them."""
+    if isinstance(value, dict):
+        return {name: _mapped(change, part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)) and not isinstance(value, (Place, torch.Size)):
+        parts = [_mapped(change, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return change(value)

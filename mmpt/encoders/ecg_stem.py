@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -132,6 +132,11 @@ class EcgStemEncoder(Encoder):
         else:
             self.register_buffer("position", self.place_table(width), persistent=False)
 
+    @property
+    def neutral(self) -> float:
+        """Of flags, too: no lead is shown."""
+        return 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Values (B, N, 17, C) -> tokens (B, N, D)."""
         x = self._features(content)
@@ -144,14 +149,17 @@ class EcgStemEncoder(Encoder):
         shown = leads.shown & content.valid[:, :, None, None]
         x = torch.where(shown, leads.signal, 0.0).to(self.projection.weight.dtype)  # B N 16 C
         for layer, convolution in enumerate(self.convolutions):
-            x = convolution(x.reshape(*x.shape[:2], x.shape[2] // 2, -1))
-            x = gelu(x if layer else self._normed(x, content))
+            pairs = x.reshape(*x.shape[:2], x.shape[2] // 2, -1)
+            x = gelu(convolution(pairs) if layer else self._normed(pairs, cast("nn.Linear", convolution), content))
         return self.projection(self.norm(x.squeeze(2)))
 
-    def _normed(self, x: Float[Tensor, "B N T channels"], content: Content) -> Float[Tensor, "B N T channels"]:
+    def _normed(
+        self, pairs: Float[Tensor, "B N T P"], convolution: nn.Linear, content: Content
+    ) -> Float[Tensor, "B N T channels"]:
         """Over the time that a row has, all steps of its valid tokens."""
-        counts = x.shape[1] * x.shape[2] if content.full else content.valid.sum(1) * x.shape[2]
-        return self.first_norm(x.flatten(1, 2), counts).view_as(x)
+        counts = pairs.shape[1] * pairs.shape[2] if content.full else content.valid.sum(1) * pairs.shape[2]
+        normed = self.first_norm(pairs.flatten(1, 2), convolution.weight.t(), counts)
+        return normed.unflatten(1, pairs.shape[1:3])
 
     def settle(self, shown: Shown, size: int) -> Shown:
         """Convolutional positions, of what is shown alone: all else is 0 to them."""

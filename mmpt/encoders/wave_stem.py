@@ -44,8 +44,10 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        dx, dweight = torch.zeros_like(x), torch.empty_like(weight)
-        views = zip(_taps(x, weight, ctx.stride), _taps(dx, dweight, ctx.stride), strict=True)
+        dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+        views = list(zip(_taps(x, weight, ctx.stride), _taps(dx, dweight, ctx.stride), strict=True))
+        gaps = len(weight) < ctx.stride * x.shape[1]
+        dx[0 if gaps else len(grad) * ctx.stride :] = 0.0  # the rest is written by the first product
         for number, ((taken, part), (dtaken, dpart)) in enumerate(views):
             torch.mm(taken.t(), grad, out=dpart)
             if number:
@@ -90,18 +92,22 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "T C"], rows: int, counts: Int[Tensor, " B"] | int) -> Float[Tensor, "R D"]:
         """`rows` lie end to end in x, `counts` of each one's outputs are its own: what a norm over time looks at."""
+        if isinstance(self.norm, RowNorm):  # of the first layer alone
+            weight = self.weight if self.bias is None else self.weight + 0.0 * self.bias  # the norm takes it out again
+            return gelu(self.norm(self._windows(x).unflatten(0, (rows, -1)), weight, counts).flatten(0, 1))
         if x.shape[1] == 1:
-            y = x[:, 0].unfold(0, self.kernel, self.stride) @ self.weight
+            y = self._windows(x) @ self.weight
         else:
             dtype = _autocast_dtype(x)
             y = cast("Tensor", _Conv.apply(x.to(dtype), self.weight.to(dtype), self.stride))
         if self.bias is not None:
             y = y + self.bias
-        if isinstance(self.norm, RowNorm):
-            y = self.norm(y.unflatten(0, (rows, -1)), counts).flatten(0, 1)
-        elif self.norm is not None:
+        if self.norm is not None:
             y = self.norm(y)
         return gelu(y)
+
+    def _windows(self, x: Float[Tensor, "T 1"]) -> Float[Tensor, "R P"]:
+        return x[:, 0].unfold(0, self.kernel, self.stride)
 
 
 class WaveStem(nn.Module):

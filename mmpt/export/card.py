@@ -67,7 +67,7 @@ def _probes(run: Path, streams: Sequence[str]) -> list[str]:
     lines = []
     for file in sorted(run.glob("probe-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
-        if not set(found["streams"]) <= set(streams):
+        if not set(found["streams"]) <= set(streams) or found.get("kind", "linear") != "linear":
             continue
         for row in found["rows"]:
             score = row["linear"]

@@ -248,24 +248,24 @@ class Loop:
         patience = self.settings.patience or self.settings.epochs
         while len(self.history) < self.settings.epochs and len(self.history) - self.best_epoch < patience:
             began = time.perf_counter()
-            loss = self._epoch(len(self.history))
+            losses = self._epoch(len(self.history))
             scores = self._scores("validation")
             own = values(self.task.metrics, *scores)
             seconds = time.perf_counter() - began
-            self.history.append({"epoch": float(len(self.history) + 1), "loss": loss, **own, "seconds": seconds})
+            self.history.append({"epoch": float(len(self.history) + 1), **losses, **own, "seconds": seconds})
             self._judge()
             self._say()
             self._save()
 
-    def _epoch(self, epoch: int) -> float:
-        """Mean training loss."""
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """Mean training loss, and means of whatever else the objective tells."""
         order = order_of(self.usable, self.settings.seed, epoch)
         part = self.parts["train"]
         rows = Rows(self.task, part.examples, part.known, seed=self.settings.seed, augment=self.settings.augment)
         self.model.train()
         if not any(p.requires_grad for p in self.model.backbone.parameters()):
             self.model.backbone.eval()
-        total = count = 0.0
+        sums: dict[str, tuple[float, float]] = {}
         for number in range(self.per_epoch):
             size, step = self.settings.batch_size, epoch * self.per_epoch + number
             own, padding = share_of(order[number * size : (number + 1) * size], self.world.rank, self.world.ranks)
@@ -274,9 +274,11 @@ class Loop:
             outcome = self.engine.step([batch], step / self.training.steps, rate, [])
             self.nonfinite.count(step, outcome.finite)
             self.updates += outcome.finite
-            more, labels = outcome.metrics["task/loss"]
-            total, count = total + more, count + labels
-        return total / max(count, 1.0)
+            for name, (more, counted) in outcome.metrics.items():
+                total, count = sums.get(name, (0.0, 0.0))
+                sums[name] = total + more, count + counted
+        means = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+        return {"loss": means.pop("task/loss"), **means}
 
     def _scores(self, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         """True labels and scores of the samples that have a label."""

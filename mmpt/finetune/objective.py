@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmpt.downstream.pooling import TokenLatents
+from mmpt.finetune.beside import LossBeside
 from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
 from mmpt.tokens import Batch, Labels
 
@@ -22,7 +23,7 @@ class Supervised(Objective):
     """A head on the backbone; nothing is hidden.
 
     Args:
-        head: latents by stream -> outputs (B ...).
+        head: latents by stream -> outputs (B ...). Those of its modules that are a `LossBeside` add a loss each.
         loss: outputs and labels -> one number for each of `labels.known`; those that are not known count nothing.
     """
 
@@ -30,16 +31,20 @@ class Supervised(Objective):
         super().__init__()
         self.head = head
         self.loss = loss
+        self.beside = tuple(part for part in head.modules() if isinstance(part, LossBeside) and part.weight)
 
     def weights(self) -> dict[str, float]:
-        """One loss."""
-        return {NAME: 1.0}
+        """The task's loss, and those beside it."""
+        return {NAME: 1.0, **{part.name: part.weight for part in self.beside}}
 
     @torch.no_grad()
     def hide(self, batch: Batch, progress: float) -> dict[str, Hidden]:
-        """Nothing; the denominator is how many labels there are."""
+        """Nothing; the denominator is how many labels there are, or labelled rows that a loss beside it counts."""
         known = _labels(batch).known.flatten(1) if _labels(batch).known.ndim > 1 else _labels(batch).known.unsqueeze(1)
-        return {NAME: Hidden(torch.zeros_like(known), known, 0, known.sum().float())}
+        scored = {NAME: known}
+        for part in self.beside:
+            scored[part.name] = known.any(1, keepdim=True) & part.counted(batch.streams).unsqueeze(1)
+        return {name: Hidden(torch.zeros_like(own), own, 0, own.sum().float()) for name, own in scored.items()}
 
     def forward(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """The sum over what is labelled."""
@@ -49,8 +54,14 @@ class Supervised(Objective):
         each = torch.where(labels.known, each, 0.0)
         rows = each.flatten(1).sum(1) if each.ndim > 1 else each
         total, zero = rows.sum(), rows.new_zeros(())
+        losses = {NAME: Loss(total, rows.detach())}
         metrics = {f"{NAME}/loss": (total.detach(), labels.known.sum().float())}
-        return Step({NAME: Loss(total, rows.detach())}, zero, zero, metrics)
+        for part in self.beside:
+            counted = hidden[part.name].scored.squeeze(1)
+            own = part.loss(counted)
+            losses[part.name] = Loss(own.sum(), own.detach())
+            metrics[part.name] = (own.detach().sum(), counted.sum().float())
+        return Step(losses, zero, zero, metrics)
 
     def outputs(self, backbone: "Backbone", batch: Batch) -> Float[Tensor, "B ..."]:
         """What the head says of every row."""
@@ -61,7 +72,9 @@ class Supervised(Objective):
         return batch.draw.new_zeros((), dtype=torch.float32)
 
     def after_update(self, backbone: "Backbone", progress: float) -> None:
-        """Nothing follows the weights."""
+        """Losses beside the task's may have weights of their own."""
+        for part in self.beside:
+            part.after_update()
 
     def predict(self, backbone: "Backbone", batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:
         """Nothing is hidden, so nothing is predicted of it."""

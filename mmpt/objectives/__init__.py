@@ -1,6 +1,7 @@
 """Objectives: what a step of pretraining does. Most methods are settings of `masked_prediction`."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -56,7 +57,15 @@ class Prediction(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """Built with the backbone and its modalities."""
+    """Built with the backbone and its modalities.
+
+    `start` is the run whose backbone it goes on with; None begins with fresh weights. `one_document` says that a row
+    has to be one sample's; `compares_rows` that rows which are only negatives of others are of use to it.
+    """
+
+    start: Path | None = None
+    one_document: bool = False
+    compares_rows: bool = False
 
     @abstractmethod
     def weights(self) -> dict[str, float]:

@@ -73,6 +73,23 @@ def joint_charts(streams: Sequence[str]) -> list[Joint]:
     return whole + filled
 
 
+def probe_charts(recipe: Recipe) -> list[Joint]:
+    """Of the probes while the run went."""
+    return [
+        Joint(
+            f"probe {name}: {own.label}, {own.kind} {own.score}, split {own.splits[1]}",
+            {
+                "score": f"probe/{name}/{own.score}",
+                "95 % from": f"probe/{name}/low",
+                "to": f"probe/{name}/high",
+                "commonest class": f"probe/{name}/commonest",
+            },
+            percent=True,
+        )
+        for name, own in recipe.training.probes.items()
+    ]
+
+
 def headline(run: Path, recipe: Recipe, lines: Lines) -> Html:
     """Name, state and the figures one asks for first."""
     steps = recipe.training.steps
@@ -130,7 +147,7 @@ def curves_section(recipe: Recipe, lines: Lines) -> Html:
         _chart("share of the time spent waiting for data", {"": curve(lines, "data_wait_share")}, percent=True),
         _chart("share of padding among places", {"": curve(lines, "padding_share")}, percent=True),
     ]
-    joint = joint_charts(list(recipe.streams))
+    joint = joint_charts(list(recipe.streams)) + probe_charts(recipe)
     for title, parts, percent in joint:
         charts.append(_chart(title, {own: curve(lines, name) for own, name in parts.items()}, percent=percent))
     shown = (

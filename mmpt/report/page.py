@@ -5,9 +5,11 @@ from pathlib import Path
 from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import MmptError
 from mmpt.report.curves import curves_section, headline
+from mmpt.report.diagnoses import diagnoses_section
 from mmpt.report.gallery import reconstructions_section
 from mmpt.report.markup import Html, element, join
-from mmpt.report.results import ledger_section, parameters_section, probes_section, record_section
+from mmpt.report.probes import probes_section
+from mmpt.report.results import ledger_section, parameters_section, record_section
 from mmpt.training.ledger import read_lines
 from mmpt.training.run import load_recipe
 
@@ -38,6 +40,7 @@ def _page(run: Path) -> str:
         curves_section(recipe, lines),
         reconstructions_section(pretrained),
         probes_section(run),
+        diagnoses_section(run),
         ledger_section(run),
         parameters_section(pretrained),
         record_section(run),

@@ -265,19 +265,26 @@ class Engine:
 
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and moments by parameter name, whole, on the host; all ranks must call, rank 0 gets them."""
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.utils import safe_get_full_optimizer_state as whole
 
-        weights, moments = dict(self._buffers()), {}
+        moments: dict[str, Tensor] = {}
         for names, parameter in self.named:
-            plain = self.zero_stage == 0 or not parameter.requires_grad
-            weight = parameter if plain else safe_get_full_fp32_param(parameter)
-            self._keep(weights, names, weight)
             for moment in MOMENTS if parameter.requires_grad else ():
                 own = self.optimizer.state[parameter]
-                value = own[moment] if plain else whole(parameter, moment)
+                value = own[moment] if self.zero_stage == 0 else whole(parameter, moment)
                 self._keep(moments, [f"{name}.{moment}" for name in names], value)
-        return weights, moments
+        return self.whole_weights(), moments
+
+    def whole_weights(self, prefix: str = "") -> dict[str, Tensor]:
+        """Weights and buffers whose names begin so, likewise."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {name: value for name, value in self._buffers().items() if name.startswith(prefix)}
+        for names, parameter in self.named:
+            if names[0].startswith(prefix):
+                plain = self.zero_stage == 0 or not parameter.requires_grad
+                self._keep(weights, names, parameter if plain else safe_get_full_fp32_param(parameter))
+        return weights
 
     def _keep(self, into: dict[str, Tensor], names: list[str], value: Any) -> None:
         """On rank 0; of several names each is what the value is on one rank of the experts' group."""

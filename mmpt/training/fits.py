@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from mmpt.encoders import Modality
+from mmpt.encoders.image import Image
 from mmpt.encoders.recording import Recorded
 from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
@@ -17,7 +18,7 @@ from mmpt.settings import InitSettings, Recipe
 
 SAME = ("depth", "width", "heads", "norm", "norm_entry", "norm_eps", "rotary_base", "top_layers")  # of both trunks
 FREE = (  # settings of a stream that change nothing of what weights mean
-    *("max_length", "size", "positions", "crop_scale", "flip", "max_seconds", "sample_rate", "resample"),
+    *("max_length", "size", "crop_scale", "flip", "max_seconds", "sample_rate", "resample"),
     *("gradient_scale",),
 )
 NOT_OF_WEIGHTS = ("tokenizer", "sha256", "vocabulary", "bos", "eos", "pad", "mask", "unk", "units", "scores")  # facts
@@ -79,8 +80,9 @@ def check_stream(ours: str, own: Modality, theirs: str, donor: Donor) -> None:
     if type(own) is not type(other):
         kinds = (type(part).__name__.lower() for part in (own, other))
         raise ConfigError(f"{where}: is {next(kinds)} here and {next(kinds)} in {donor.where}; nothing was loaded")
+    fitted = ("positions",) if isinstance(own, Text | Image) else ()  # `placed` knows what becomes of theirs
     for name in (item.name for item in dataclasses.fields(cast("Any", own))):
-        if name not in ("facts", *FREE) and getattr(own, name) != getattr(other, name):
+        if name not in ("facts", *FREE, *fitted) and getattr(own, name) != getattr(other, name):
             raise ConfigError(
                 f"{where}.{name}: {_said(getattr(own, name))} here and {_said(getattr(other, name))} in {donor.where}; "
                 "set it to the model's"

@@ -61,7 +61,7 @@ class Block(nn.Module):
         self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
     ) -> tuple[Tensor, Tensor, Routing | None]:
         """The same with the feed-forward's change not yet `joined` to x."""
-        change = self.attention(self._before(self.norm1, x), around.allowed, around.turns, wanted)
+        change = self.attention(self._before(self.norm1, x), around.allowed, around.turns, wanted, around.bias)
         if wanted is not None:
             x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
             around = around._replace(valid=valid, stream=stream, columns=())
@@ -163,8 +163,10 @@ class Transformer(Trunk):
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
         around = self.surroundings(tokens, draw)._replace(columns=columns)
         x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
-        routings, inner = {}, {}
+        routings, inner = {}, {0: Inner(x, torch.zeros_like(x))} if 0 in layers else {}
         for layer, block in enumerate(self.blocks, start=1):
+            if tokens.muted is not None:
+                around = around._replace(bias=tokens.muted.tokens * tokens.muted.log_weight[layer - 1])
             if layer in layers:
                 own = cast("Block", block)
                 x, change, routing = self._run(own.apart, x, around)
@@ -176,7 +178,11 @@ class Transformer(Trunk):
                 routings[layer] = routing
             if between is not None:
                 x = between(layer, x)
-        return TrunkOutput(self.norm(x), routings, inner)
+        return TrunkOutput(self.finish(x), routings, inner)
+
+    def finish(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The final norm."""
+        return self.norm(x)
 
     def _run(self, block: Callable[..., Any], x: Float[Tensor, "B S D"], around: Surroundings) -> Any:
         if self.checkpointing and self.training:

@@ -224,7 +224,8 @@ def test_half_precision_is_near_single_and_reaches_every_weight(tmp_path, random
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.dtype == torch.float32
-        assert parameter.grad.any(), name
+        if (norm, name) != ("group", "stem.layers.0.bias"):  # a norm over time takes a constant out again
+            assert parameter.grad.any(), name
 
 
 # ---- positions

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -76,6 +76,12 @@ class Task(ABC):
             if name not in encoder.modalities:
                 there = ", ".join(encoder.modalities)
                 raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}")
+        joined = cast("type[Pool]", self.pool.target).streams
+        if joined and len(self.inputs) != joined:
+            raise ConfigError(
+                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
+                f"of {', '.join(encoder.modalities)}"
+            )
         self.facts: dict[str, Any] = {}  # what was learned of the labels
         self.model: MaskedModel | None = None  # once fitted
 

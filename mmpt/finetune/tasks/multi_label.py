@@ -1,5 +1,6 @@
 """Any number of labels at once."""
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,7 +11,10 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mmpt.config import Component
+from mmpt.downstream.encoder import Encoder
 from mmpt.errors import DataError
+from mmpt.finetune.pools import Pool
 from mmpt.finetune.tasks import Metric, Task
 from mmpt.tokens import Labels
 
@@ -30,6 +34,7 @@ class MultiLabel(Task):
 
     Args:
         encoder, label, inputs, pool: see `Task`.
+        stands_for: the names that a label of one word stands for, perhaps none, by word.
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -39,9 +44,21 @@ class MultiLabel(Task):
         "macro_f1": Metric(partial(_f1, "macro")),
     }
 
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        label: str,
+        inputs: tuple[str, ...] | list[str] | None = None,
+        pool: Component[Pool] | None = None,
+        stands_for: Mapping[str, tuple[str, ...] | list[str]] | None = None,
+    ) -> None:
+        super().__init__(encoder, label=label, inputs=inputs, pool=pool)
+        self.stands_for = stands_for
+
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The names, and how many samples have each."""
-        counts = Counter(name for label in labels for name in _names(label))
+        counts = Counter(name for label in labels for name in self._names(label))
         if not counts:
             raise DataError(f"label '{self.label}' is empty in all {len(labels)} training samples")
         names = sorted(counts)
@@ -54,7 +71,7 @@ class MultiLabel(Task):
 
     def read(self, label: Any) -> np.ndarray:
         """1 for each name that the sample has."""
-        own = _names(label)
+        own = self._names(label)
         unknown = sorted(own - set(self.facts["names"]))
         if unknown:
             known = ", ".join(self.facts["names"][:10])
@@ -77,10 +94,15 @@ class MultiLabel(Task):
         """How frequent each name is."""
         return labels.mean(0, keepdims=True)
 
-
-def _names(label: Any) -> set[str]:
-    if isinstance(label, Mapping):
-        return {str(name) for name, has in label.items() if has}
-    if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
-        return set(label)
-    raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
+    def _names(self, label: Any) -> set[str]:
+        if isinstance(label, Mapping):
+            return {str(name) for name, has in label.items() if has}
+        if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
+            return set(label)
+        if self.stands_for is None or not isinstance(label, str):
+            raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
+        if label not in self.stands_for:
+            near = difflib.get_close_matches(label, self.stands_for, n=1)
+            advice = f"; did you mean '{near[0]}'?" if near else ""
+            raise DataError(f"stands_for says nothing of '{label}', but of {', '.join(self.stands_for)}{advice}")
+        return set(self.stands_for[label])
