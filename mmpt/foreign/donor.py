@@ -64,6 +64,7 @@ class Donor(NamedTuple):
     notices: tuple[str, ...]  # of what was assumed
     sha256: dict[str, str]  # of the files of weights
     step: int | None = None  # of a run's checkpoint
+    heads: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # our weights of an objective -> theirs, of them alone
 
 
 def is_foreign(path: Path, weights: Path | None = None) -> bool:
@@ -87,8 +88,8 @@ def read_donor(path: Path, weights: Path | None = None, settings: Mapping[str, A
     facts, notices = family.facts(path)
     recipe = _recipe(path, family, facts)
     modalities = build_modalities(recipe.streams, {family.modality: facts})
-    taken, left = _taken(family, facts, given, recipe, modalities, weights or path)
-    donor = Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256)
+    taken, left, heads = _taken(family, facts, given, recipe, modalities, weights or path)
+    donor = Donor(path, family.kind, recipe, modalities, taken, left, tuple(notices), given.sha256, heads=heads)
     return changed(donor, settings) if settings else donor
 
 
@@ -189,8 +190,8 @@ def _taken(
     recipe: Recipe,
     modalities: Mapping[str, Modality],
     where: Path,
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Ours, and the names of theirs that have no place."""
+) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Ours, the names of theirs that have no place, and those that only an objective has a place for."""
     inner, outer = _divided(given.tensors, family.inside)
     entries = family.entries(facts)
     like = {PREFIX + name: value for name, value in build_backbone(recipe, modalities).state_dict().items()}
@@ -202,14 +203,12 @@ def _taken(
     before = next(iter(family.inside), "")
     every = outer | {before + name: value for name, value in inner.items()}
     heads = [entry for entry in family.objective_entries(facts) if all(name in every for name in entry.theirs)]
-    used = _names(heads) | {before + name for name in _names(entries)}
-    called = (
-        {before + name: name for name in inner}
-        if outer == {} and before + next(iter(inner)) not in given.tensors
-        else {}
-    )
-    left = tuple(called.get(name, name) for name in every if name not in used)
-    return taken | own | {entry.ours: entry.take(every).float().clone() for entry in heads}, left
+    encoding = {before + name for name in _names(entries)}
+    bare = before and not any(name.startswith(before) for name in given.tensors)
+    called = {name: name.removeprefix(before) if bare else name for name in every}
+    left = tuple(called[name] for name in every if name not in encoding | _names(heads))
+    alone = {e.ours: tuple(called[name] for name in e.theirs if name not in encoding) for e in heads}
+    return taken | own | {entry.ours: entry.take(every).float().clone() for entry in heads}, left, alone
 
 
 def _names(entries: Sequence[Entry]) -> set[str]:

@@ -25,7 +25,5 @@ class Origin(NamedTuple):
 def origin_of(donor: Donor, prefix: str = "backbone.") -> Origin:
     """All of it, as `mmpt.load` takes it: of a model by itself nothing can be fresh."""
     loaded = tuple(name for name in donor.weights if name.startswith(prefix))
-    others = tuple(name for name in donor.weights if not name.startswith(prefix))
-    return Origin(
-        str(donor.where), donor.kind, donor.step, donor.sha256, loaded, (), (*donor.left, *others), donor.notices
-    )
+    left = (*donor.left, *(theirs for names in donor.heads.values() for theirs in names))
+    return Origin(str(donor.where), donor.kind, donor.step, donor.sha256, loaded, (), left, donor.notices)

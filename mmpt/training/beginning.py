@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmpt.build import build_modalities, load_facts
 from mmpt.data.manifest import sha256_of
 from mmpt.encoders import Modality
+from mmpt.encoders.text import Text
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.foreign.donor import Donor, is_foreign, read_donor
 from mmpt.foreign.origin import Origin
@@ -70,7 +71,9 @@ class Beginning:
                 if (ours, part) in here and here[ours, part] is there.get((theirs, part)):
                     self._fill_part(parameters, *(f"objective.streams.{stream}.{part}." for stream in (ours, theirs)))
         fresh = tuple(name for name in parameters if name not in self.loaded and ".average." not in name)
-        left = (*self.donor.left, *(name for name in self.donor.weights if name not in self.taken))
+        others = (name for name in self.donor.weights if name not in self.taken)
+        heads = self.donor.heads
+        left = (*self.donor.left, *(theirs for name in others for theirs in heads.get(name, (name,))))
         donor = self.donor
         record = (tuple(self.loaded), fresh, left, tuple(self.notices))
         return Origin(str(donor.where), donor.kind, donor.step, donor.sha256, *record)
@@ -112,6 +115,9 @@ class Beginning:
             fitting, notices = placed(weights, old, new, self.recipe.trunk.settings["width"], str(self.donor.where))
         except ConfigError as error:
             raise ConfigError(f"init_from: streams.{ours}.{error}") from error
+        table = fitting.get("embedding.weight")
+        if isinstance(new, Text) and table is not None and len(table) > new.vocabulary:  # rows without a token
+            fitting["embedding.weight"] = table[: new.vocabulary]
         self.taken |= {before + name for name in weights}
         self.notices += notices
         return {f"encoders.{ours}.{name}": value for name, value in fitting.items()}
