@@ -55,12 +55,13 @@ def commands(verb):
 def test_python_of_the_page_runs(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     first, second = blocks("python")
-    exec(first, {})
+    names: dict[str, Any] = {}
+    exec(first, names)
     assert capsys.readouterr().out.startswith("BERT (")
     peer = timm.create_model("vit_tiny_patch16_224")
     save_file({name: value.contiguous() for name, value in peer.state_dict().items()}, place / "x.safetensors")
     with pytest.warns(WeightsWarning, match="14 x 14 positions of .* were interpolated to 16 x 16"):
-        exec(second, {})
+        exec(second, names)
 
 
 def test_commands_of_the_page_run(place, monkeypatch, capsys):
