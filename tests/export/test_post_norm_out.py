@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import mmpt
 from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
 from mmpt.export import command
@@ -14,7 +13,7 @@ from mmpt.export.post_norm import to_bert
 from mmpt.export.roberta import to_roberta
 from mmpt.tokens import Batch
 from tests.foreign.conftest import tokenizers as tokenizers
-from tests.foreign.models import made
+from tests.foreign.models import loaded, made
 
 LONG = {"conv_kernel": (80, 8, 4), "conv_stride": (40, 4, 4)}  # frames of 40 ms: the longest fixture has 15 s
 
@@ -25,7 +24,7 @@ def test_a_model_goes_out_as_it_came_with_a_certificate(tmp_path, tokenizers, na
     certificate = command.export(tmp_path / "came", tmp_path / "went", to="transformers")
     assert certificate["largest_difference"] < 1e-5
     assert len(certificate["source_sha256"]) == 64
-    first, again = (mmpt.load(tmp_path / folder, device="cpu").backbone.state_dict() for folder in ("came", "went"))
+    first, again = (loaded(tmp_path / folder).backbone.state_dict() for folder in ("came", "went"))
     assert first.keys() == again.keys()
     assert all(torch.equal(again[own], value) for own, value in first.items())
     kind = json.loads((tmp_path / "went" / "config.json").read_text(encoding="utf-8"))["model_type"]

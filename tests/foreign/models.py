@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+import mmpt
 from mmpt.trunk.positions import sincos_2d
 
 TRUNK = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
@@ -36,6 +38,11 @@ MODELS = {  # class, settings, and what stands before the encoder in it
     "wav2vec2 base": ("Wav2Vec2ForPreTraining", {**WAVE, **QUANTISER}, "wav2vec2"),
     "wav2vec2 large": ("Wav2Vec2Model", {**WAVE, **LARGE}, ""),
 }
+
+
+def loaded(*given: Any, **settings: Any) -> Any:
+    """`mmpt.load` on the CPU; tests look deep into what it gives."""
+    return mmpt.load(*given, **{"device": "cpu", **settings})
 
 
 def shaken(model, seed=0):

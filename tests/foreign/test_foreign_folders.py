@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import mmpt
 from mmpt.cli import main
 from mmpt.errors import CheckpointError, ConfigError
-from tests.foreign.models import made, rewritten
+from tests.foreign.models import loaded, made, rewritten
 
 QUERY = "encoder.layer.1.attention.attention.query.weight"
 
@@ -28,12 +27,12 @@ def copy(vit, tmp_path):
 
 
 def same(one, other):
-    mine, theirs = (mmpt.load(folder, device="cpu").backbone.state_dict() for folder in (one, other))
+    mine, theirs = (loaded(folder).backbone.state_dict() for folder in (one, other))
     return all(torch.equal(theirs[name], value) for name, value in mine.items())
 
 
 def test_what_was_loaded_and_what_was_left_is_on_record(vit):
-    origin = mmpt.load(vit, device="cpu").origin
+    origin = loaded(vit).origin
     assert origin.left == ("pooler.dense.bias", "pooler.dense.weight")
     assert "backbone.trunk.blocks.1.attention.qkv.weight" in origin.loaded
     assert (origin.kind, origin.fresh, len(origin.sha256["model.safetensors"])) == ("ViT", (), 64)
@@ -48,10 +47,10 @@ def test_weights_in_several_files_are_the_same(vit, copy):
         save_file({name: weights[name] for name in names if places[name] == file}, copy / file)
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}), encoding="utf-8")
     assert same(vit, copy)
-    assert len(mmpt.load(copy, device="cpu").origin.sha256) == 2
+    assert len(loaded(copy).origin.sha256) == 2
     (copy / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: missing, or not a whole"):
-        mmpt.load(copy)
+        loaded(copy)
 
 
 def test_names_of_earlier_versions_are_understood(tmp_path, tokenizers):
@@ -72,7 +71,7 @@ def test_names_of_earlier_versions_are_understood(tmp_path, tokenizers):
 
 
 def test_untrained_is_the_same_shape_with_fresh_weights(vit):
-    trained, fresh = (mmpt.load(vit, untrained=on, device="cpu") for on in (False, True))
+    trained, fresh = (loaded(vit, untrained=on) for on in (False, True))
     assert fresh.origin is None
     assert not torch.equal(trained.backbone.trunk.blocks[0].norm1.weight, fresh.backbone.trunk.blocks[0].norm1.weight)
 
@@ -82,7 +81,7 @@ def test_pickled_weights_are_never_read_and_the_sentence_says_how_to_convert_the
     with pytest.raises(
         CheckpointError, match=r"has weights in pytorch_model\.bin .* mmpt never does; .*save_pretrained"
     ):
-        mmpt.load(copy)
+        loaded(copy)
 
 
 SHAPES = "have shape {}, and the model's settings ask for {}"
@@ -116,7 +115,7 @@ def test_a_model_that_can_not_be_held_is_refused_by_name(copy, change, config, s
     plain = json.loads((copy / "config.json").read_text(encoding="utf-8")) | config
     (copy / "config.json").write_text(json.dumps(plain), encoding="utf-8")
     with pytest.raises((CheckpointError, ConfigError)) as refused:
-        mmpt.load(copy)
+        loaded(copy)
     assert sentence in str(refused.value)
 
 
@@ -143,15 +142,15 @@ def test_a_text_model_needs_a_tokenizer_that_is_its_own(tmp_path, tokenizers):
     kept = (tmp_path / "tokenizer.json").read_bytes()
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"there is no tokenizer\.json"):
-        mmpt.load(tmp_path)
+        loaded(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(kept)
     rewritten(tmp_path, dict, {"vocab_size": 50})
     with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ tokens and the model 50 rows for them"):
-        mmpt.load(tmp_path)
+        loaded(tmp_path)
 
 
 def test_steps_and_settings_are_of_the_right_kind_of_folder(vit):
     with pytest.raises(CheckpointError, match="is no run of mmpt and has no checkpoint of step 3"):
-        mmpt.load(vit, step=3)
+        loaded(vit, step=3)
     with pytest.raises(ConfigError, match="is a folder, and has its own weights"):
-        mmpt.load(vit, weights=vit / "model.safetensors")
+        loaded(vit, weights=vit / "model.safetensors")

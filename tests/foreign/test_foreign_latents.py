@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import mmpt
 from mmpt.export.hubert import waves_of
 from mmpt.export.timm import timm_pixels
 from mmpt.foreign.donor import read_family
 from mmpt.foreign.entries import given
+from mmpt.tokens import Batch
 from tests.conftest import SENTENCES, picture
-from tests.foreign.models import MODELS, made
+from tests.foreign.models import MODELS, loaded, made
 
 TEXTS = [name for name in MODELS if "bert" in name and "hubert" not in name]
 IMAGES = [name for name in MODELS if "vit" in name]
@@ -23,7 +23,7 @@ def batch_of(encoder, stream, values):
     rows = [[modality.read(modality.convert(value), 0, modality.limit, None)] for value in values]
     content = modality.collate(rows, None)
     uid = torch.arange(len(rows))
-    return mmpt.downstream.encoder.Batch({stream: content}, uid, torch.zeros_like(uid), "tests", 0), content
+    return Batch({stream: content}, uid, torch.zeros_like(uid), "tests", 0), content
 
 
 def assert_leaves_as_it_came(folder, encoder):
@@ -51,7 +51,7 @@ def assert_leaves_as_it_came(folder, encoder):
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts_of_several_lengths(tmp_path, tokenizers, name):
     peer = made(name, tmp_path, tokenizers(name))
-    encoder = mmpt.load(tmp_path, device="cpu")
+    encoder = loaded(tmp_path)
     batch, content = batch_of(encoder, "text", SENTENCES[:4])
     assert not content.valid.all()
     theirs = peer(input_ids=content.values, attention_mask=content.valid.long()).last_hidden_state
@@ -67,7 +67,7 @@ def test_texts_of_several_lengths(tmp_path, tokenizers, name):
 @pytest.mark.parametrize("name", IMAGES)
 def test_pictures(tmp_path, name):
     peer = made(name, tmp_path)
-    encoder = mmpt.load(tmp_path, device="cpu")
+    encoder = loaded(tmp_path)
     batch, content = batch_of(encoder, "image", [picture(number) for number in range(3)])
     own = encoder.backbone.encoders["image"]
     pixels = timm_pixels(content.values, own.mean, own.std)
@@ -85,7 +85,7 @@ def test_pictures(tmp_path, name):
 @pytest.mark.parametrize("name", WAVES)
 def test_recordings_of_several_lengths(tmp_path, name):
     peer = made(name, tmp_path)
-    encoder = mmpt.load(tmp_path, device="cpu")
+    encoder = loaded(tmp_path)
     speech = encoder.modalities["speech"]
     assert speech.normalize_wave == ("large" in name)
     generator = np.random.default_rng(0)
@@ -104,8 +104,7 @@ def test_recordings_of_several_lengths(tmp_path, name):
 
 
 def test_defaults_are_those_of_transformers():
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
     from mmpt.config import find_parts
     from mmpt.foreign import Family
@@ -113,7 +112,7 @@ def test_defaults_are_those_of_transformers():
     for name, family in find_parts("mmpt.foreign", Family).items():
         if name == "timm":
             continue
-        config = getattr(transformers, CONFIG_MAPPING_NAMES[name.replace("a_p", "a-p")])()
+        config = CONFIG_MAPPING[name.replace("a_p", "a-p")]()
         for setting, value in {**family.needs, **family.only}.items():
             if hasattr(config, setting):
                 theirs = getattr(config, setting)

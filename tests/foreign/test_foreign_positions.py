@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import mmpt
 from mmpt.errors import ConfigError
 from mmpt.foreign.donor import WeightsWarning
 from mmpt.foreign.positions import lengthened, resized_grid
-from tests.foreign.models import made
+from tests.foreign.models import loaded, made
 
 
 @pytest.mark.parametrize("side", [6, 3])
@@ -30,13 +29,13 @@ def test_a_longer_text_has_rows_between_the_old_ones():
 def test_a_model_is_loaded_at_another_size_with_a_notice(tmp_path, tokenizers):
     made("vit", tmp_path / "vit")
     with pytest.warns(WeightsWarning, match="4 x 4 positions of .*vit were interpolated to 6 x 6"):
-        encoder = mmpt.load(tmp_path / "vit", settings={"size": 24}, device="cpu")
+        encoder = loaded(tmp_path / "vit", settings={"size": 24})
     assert encoder.modalities["image"].num_patches == 36
     assert encoder.backbone.encoders["image"].position.shape == (37, 24)
     with pytest.raises(ConfigError, match="expected size of this ViT, got patch"):
-        mmpt.load(tmp_path / "vit", settings={"patch": 8})
+        loaded(tmp_path / "vit", settings={"patch": 8})
     made("roberta", tmp_path / "text", tokenizers("roberta"))
-    whole = mmpt.load(tmp_path / "text", device="cpu").backbone.encoders["text"].place_embedding.weight
+    whole = loaded(tmp_path / "text").backbone.encoders["text"].place_embedding.weight
     with pytest.warns(WeightsWarning, match="the first 20 of 38 positions of .*text were taken"):
-        short = mmpt.load(tmp_path / "text", settings={"max_length": 20}, device="cpu")
+        short = loaded(tmp_path / "text", settings={"max_length": 20})
     assert torch.equal(short.backbone.encoders["text"].place_embedding.weight, whole[:20])

@@ -10,14 +10,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import mmpt
 from mmpt.cli import main
 from mmpt.config import parse_settings
 from mmpt.data.writer import ShardWriter
 from mmpt.foreign.donor import WeightsWarning
 from mmpt.settings import Recipe
 from tests.downstream.walks import prose
-from tests.foreign.models import made
+from tests.foreign.models import loaded, made
 from tests.running import several, weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "weights.md"
@@ -73,7 +72,7 @@ def test_commands_of_the_page_run(place, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "begins with" in said
     assert "latents differ by at most 0" in said
-    ours, theirs = (mmpt.load(folder, device="cpu") for folder in ("bert-run", "bert-folder"))
+    ours, theirs = (loaded(folder) for folder in ("bert-run", "bert-folder"))
     mine = ours.backbone.state_dict()
     assert all(torch.equal(mine[name], value) for name, value in theirs.backbone.state_dict().items())
 

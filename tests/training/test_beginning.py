@@ -2,12 +2,12 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-import mmpt
 from mmpt.build import build_backbone, build_modalities, build_model, build_sources, facts_of, save_facts
 from mmpt.config import dump_yaml, parse_settings
 from mmpt.data.tokenizer import train_tokenizer
@@ -19,7 +19,7 @@ from mmpt.training import checkpoint, command
 from mmpt.training.beginning import Beginning, told
 from mmpt.training.run import prepare
 from tests.downstream.walks import RECIPE, make_run, walk
-from tests.foreign.models import made, shaken
+from tests.foreign.models import loaded, made, shaken
 
 POST = ("trunk.width=24", "trunk.heads=3", "trunk.feedforward={type: dense, ratio: 2.0}", "trunk.norm_eps=1e-12")
 BERT = (*POST, "trunk.norm=post", "trunk.norm_entry=true")
@@ -52,11 +52,11 @@ def bert(shards):
     return folder
 
 
-def recipe_of(shards, *overrides):
+def recipe_of(shards, *overrides) -> Any:
     return parse_settings(RECIPE.replace("SHARDS", str(shards)), list(overrides), Recipe)
 
 
-def begun(shards, *overrides, **options):
+def begun(shards, *overrides, **options) -> Any:
     return command.build(recipe_of(shards, *overrides), 0, 1, **options)
 
 
@@ -82,7 +82,7 @@ def modalities_of(recipe):
 
 def test_a_run_of_the_same_recipe_is_taken_whole_with_its_heads(shards, run):
     built = begun(shards, f"init_from={run}")
-    saved = checkpoint.load(checkpoint.latest(run / "checkpoints"), moments=False).weights
+    saved = checkpoint.load(run / "checkpoints" / "step-000000002", moments=False).weights
     parameters = dict(built.model.named_parameters())
     assert all(torch.equal(parameters[name], saved[name]) for name in parameters)
     assert built.origin.fresh == ()
@@ -91,11 +91,11 @@ def test_a_run_of_the_same_recipe_is_taken_whole_with_its_heads(shards, run):
 
 def test_a_checkpoint_of_a_run_says_its_own_step(shards, run):
     path = run / "checkpoints" / "step-000000001"
-    ours, theirs = begun(shards, f"init_from={path}").model.backbone, mmpt.load(run, step=1, device="cpu").backbone
+    ours, theirs = begun(shards, f"init_from={path}").model.backbone, loaded(run, step=1).backbone
     assert all(torch.equal(ours.state_dict()[name], value) for name, value in theirs.state_dict().items())
-    assert torch.equal(mmpt.load(path, device="cpu").backbone.trunk.norm.weight, theirs.trunk.norm.weight)
+    assert torch.equal(loaded(path).backbone.trunk.norm.weight, theirs.trunk.norm.weight)
     with pytest.raises(CheckpointError, match="is the checkpoint of step 1, and step 2 was asked for"):
-        mmpt.load(path, step=2)
+        loaded(path, step=2)
 
 
 def test_streams_find_their_own_in_another_order_and_experts_follow_them(shards, tmp_path):
@@ -142,7 +142,7 @@ def test_bert_begins_one_of_two_streams_with_its_head_and_mask_vector(shards, be
     with pytest.raises(ConfigError, match="has no weights for image; to begin there with fresh ones say init_from: "):
         begun(shards, f"init_from={bert}", *BERT)
     built = begun(shards, partial(bert), *BERT)
-    theirs = mmpt.load(bert, device="cpu")
+    theirs = loaded(bert)
     raw = "the old grey path over the ridge"
     ours = alone(built.model.backbone, modalities_of(built.recipe), "text", raw)
     wanted = alone(theirs.backbone, {"text": built_text(built)}, "text", raw)
@@ -189,7 +189,7 @@ def test_positions_of_a_picture_are_interpolated_or_have_to_be_learned(shards, t
     fixed = begun(shards, partial(tmp_path / "mae"), *POST)  # whose table is the fixed one
     raw = walk(1)["image"]
     ours = alone(fixed.model.backbone, modalities_of(fixed.recipe), "image", raw)
-    theirs = mmpt.load(tmp_path / "mae", device="cpu")
+    theirs = loaded(tmp_path / "mae")
     assert_close(ours, alone(theirs.backbone, theirs.modalities, "image", raw), rtol=0, atol=1e-5)
     with pytest.raises(ConfigError, match=r"streams\.image\.patch: 8 here and 4 in"):
         begun(shards, partial(tmp_path / "mae"), *POST, "streams.image.patch=8")
