@@ -66,7 +66,11 @@ class TextPeer(Peer):
         from transformers import AutoModel
 
         peer = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
-        return peer(input_ids=content.values, attention_mask=content.valid.long()).last_hidden_state
+        size = content.valid.shape[1]
+        longest = int(content.valid.sum(1).max())  # columns of padding alone may have no position
+        ids, valid = content.values[:, :longest], content.valid[:, :longest]
+        latents = peer(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        return torch.nn.functional.pad(latents, (0, 0, 0, size - longest))
 
 
 class ViTPeer(Peer):
@@ -153,7 +157,10 @@ class HubertPeer(Peer):
 
         peer = AutoModel.from_pretrained(folder).eval()
         waves, real = waves_of(self.modality, content)
-        return peer(waves, attention_mask=real.long()).last_hidden_state
+        if self.modality.norm == "layer":
+            return peer(waves, attention_mask=real.long()).last_hidden_state
+        rows = [peer(wave[valid].unsqueeze(0)).last_hidden_state[0] for wave, valid in zip(waves, real, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # theirs would count padding in a group norm
 
 
 def peer_of(to: str, backbone: Backbone, modality: Modality) -> Peer:
