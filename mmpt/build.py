@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,16 @@ def build_backbone(recipe: Recipe, modalities: Mapping[str, Modality]) -> Backbo
         return Backbone(modalities, recipe.trunk.build(len(modalities)))
 
 
-def build_model(recipe: Recipe, modalities: Mapping[str, Modality]) -> MaskedModel:
-    """Backbone and objective with fresh weights that depend on training.seed alone."""
+def build_model(
+    recipe: Recipe, modalities: Mapping[str, Modality], begin: Callable[[Backbone], object] | None = None
+) -> MaskedModel:
+    """Backbone and objective with fresh weights that depend on training.seed alone.
+
+    `begin` may fill the backbone with others before the objective is built on it: a teacher is a copy of it.
+    """
     backbone = build_backbone(recipe, modalities)
+    if begin is not None:
+        begin(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed + 1)
         model = MaskedModel(backbone, recipe.objective.build(backbone, modalities))
@@ -161,10 +168,20 @@ def save_facts(run: Path, facts: Mapping[str, Facts]) -> None:
     for stream, fact in facts.items():
         values = dict(fact.values)
         if "tokenizer" in values:
-            shutil.copytree(fact.folder / values["tokenizer"], run / "tokenizer" / stream, dirs_exist_ok=True)
+            kept = run / "tokenizer" / stream
+            shutil.copytree(fact.folder / values["tokenizer"], kept, dirs_exist_ok=True, ignore=_no_tokenizer)
             values["tokenizer"] = f"tokenizer/{stream}"
         plain[stream] = {"values": values, "statistics": dict(fact.statistics)}
     (run / "facts.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _no_tokenizer(folder: str, names: list[str]) -> list[str]:
+    """What else lies in a folder with a tokenizer: another library's has weights beside it."""
+    return [
+        name
+        for name in names
+        if not name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges"))
+    ]
 
 
 def load_facts(run: Path) -> dict[str, Facts]:

@@ -212,6 +212,27 @@ class HubertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """What a run begins with instead of fresh weights; `init_from: PATH` is short for `init_from: {path: PATH}`.
+
+    Args:
+        path: a run folder, one of its checkpoints, a folder of `mmpt export`, or of transformers or timm; with
+            `weights`, the name of an architecture of timm.
+        step: of a run's checkpoint; None: the newest whole one.
+        weights: a .safetensors file of timm's architecture `path`.
+        streams: the recipe's stream -> the other model's. None: those with the same name; of a model of another
+            library, which has one stream, the one that reads the same.
+        partial: streams that the other model lacks begin with fresh weights; without it they are refused.
+    """
+
+    path: Path
+    step: int | None = None
+    weights: Path | None = None
+    streams: dict[str, str] | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run, whole.
 
@@ -222,6 +243,8 @@ class Recipe:
         data: what is read. training: how long and how.
         deepspeed: DeepSpeed's own configuration, passed through; what mmpt fills in may not stand here.
         hubert: the rounds of `mmpt hubert`.
+        init_from: what encoders and trunk begin with instead of fresh weights; read before the first step and never
+            again.
     """
 
     streams: dict[str, Component[Modality]]
@@ -231,6 +254,12 @@ class Recipe:
     training: TrainingSettings
     deepspeed: dict[str, Any] = field(default_factory=dict)
     hubert: HubertSettings | None = None
+    init_from: Path | InitSettings | None = None
+
+    @property
+    def beginning(self) -> InitSettings | None:
+        """`init_from`, however it was said."""
+        return InitSettings(path=self.init_from) if isinstance(self.init_from, Path) else self.init_from
 
     def __post_init__(self) -> None:
         for name, source in self.data.sources.items():

@@ -19,7 +19,6 @@ from mmpt.randomness import number
 from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos_2d
 
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 

@@ -23,7 +23,7 @@ def write_card(folder: Path, name: str, encoder: Encoder, run: Path, certificate
     fields = "\n".join(f"- `{name}`: {sizes}" for name, sizes in told.items())
     text = f"""# {name}
 
-An encoder pretrained by masked modelling with mmpt, {encoder.step} steps.
+{_came(encoder)}
 
     {use.format(folder=name)}
 
@@ -49,6 +49,12 @@ The licence of weights follows that of the data and of whoever trained them; non
 {dump_yaml(encoder.recipe)}```
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _came(encoder: Encoder) -> str:
+    if encoder.origin is not None:
+        return f"The encoder of {encoder.origin.source}, a {encoder.origin.kind}, as mmpt loaded it."
+    return f"An encoder pretrained by masked modelling with mmpt, {encoder.step} steps."
 
 
 def _told(statistics: Mapping[str, Any]) -> str:

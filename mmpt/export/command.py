@@ -11,7 +11,7 @@ import torch
 
 from mmpt.build import save_facts
 from mmpt.config import dump_yaml
-from mmpt.downstream.encoder import Encoder, find_checkpoint, load
+from mmpt.downstream.encoder import Encoder, load, weights_sha256
 from mmpt.downstream.values import raw_value
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
@@ -131,15 +131,14 @@ def _batch(streams: Mapping[str, Content]) -> Batch:
 def _certificate(
     encoder: Encoder, run: Path, to: str, differences: Mapping[str, float], tolerance: float
 ) -> dict[str, Any]:
-    found = find_checkpoint(run, encoder.step)
-    commit = json.loads((found / checkpoint.COMMIT).read_text(encoding="utf-8"))
     return {
         "to": to,
         "largest_difference": max(differences.values()),
         "differences": dict(differences),
         "tolerance": tolerance,
-        "compared": "latents of made-up samples of three lengths in one padded batch, float32, on the CPU",
+        "compared": "latents of made-up samples of three lengths in one padded batch (of a model with a group norm over "
+        "time: each by itself), float32, on the CPU",
         "step": encoder.step,
-        "source_sha256": commit["sha256"]["model.safetensors"],
+        "source_sha256": weights_sha256(encoder, run),
         "versions": {name: version(name) for name in ("mmpt", "torch", "transformers", "timm", "safetensors")},
     }
