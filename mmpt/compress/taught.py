@@ -1,50 +1,59 @@
 """A task whose labels have what a teacher says beside them (Izsak et al. 2019; Hinton et al. 2015)."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmpt.errors import ConfigError
 from mmpt.finetune.examples import Examples
-from mmpt.finetune.tasks import Task
+from mmpt.finetune.objective import Supervised, labels_of
+from mmpt.finetune.rows import Rows
+from mmpt.finetune.tasks import RowTask, Task
 from mmpt.finetune.tasks.classifier import Classifier
-from mmpt.tokens import Labels
+from mmpt.tokens import Batch, Content, Labels
 
 Distance = Literal["kl", "mse"]
+ROWS = 64  # that a teacher looks at in one go
 
 
-class Taught(Task):
+@torch.no_grad()
+def said_by(task: Task, examples: Examples) -> tuple[Float[np.ndarray, "B P"], list[Any]]:
+    """Outputs of a fitted task's head, and what they come to for people; one of each for every sample."""
+    model = task.fitted_model()
+    objective, device = cast("Supervised", model.objective), next(model.parameters()).device
+    rows, outputs, scores = Rows(task, examples, None), [], []
+    for start in range(0, len(examples), ROWS):
+        batch = rows.batch(range(start, min(start + ROWS, len(examples))))
+        outputs.append(objective.outputs(model.backbone, batch.to(device)).float().cpu())
+        scores += task.scores(outputs[-1], batch)
+    return torch.cat(outputs).numpy(), task.decode(scores)
+
+
+class Taught(RowTask):
     """The student's side of a task: a training label is the teacher's outputs and a label's own numbers behind them.
 
     Args:
         inner: the task, on the student's encoder, with what the teacher's labels said.
-        scalar: whether a label is a single number.
         distance: from the teacher's outputs: `kl` of classes at a temperature, times its square; or `mse`.
         label_weight, teacher_weight: of the two losses.
         temperature: of the divergence.
     """
 
     def __init__(
-        self,
-        inner: Task,
-        *,
-        scalar: bool,
-        distance: Distance,
-        label_weight: float,
-        teacher_weight: float,
-        temperature: float,
+        self, inner: RowTask, *, distance: Distance, label_weight: float, teacher_weight: float, temperature: float
     ) -> None:
-        super().__init__(inner.encoder, label=inner.label, inputs=inner.inputs, pool=inner.pool)
+        super().__init__(inner.encoder, label=cast("str", inner.label), inputs=inner.inputs, pool=inner.pool)
         if distance == "kl" and not isinstance(inner, Classifier):
             raise ConfigError(
                 f"distance: 'kl' compares probabilities of classes, and {type(inner).__name__} has none; use mse"
             )
-        self.inner, self.facts, self.scalar, self.distance = inner, inner.facts, scalar, distance
+        self.inner, self.facts, self.distance = inner, inner.facts, distance
         self.label_weight, self.teacher_weight, self.temperature = label_weight, teacher_weight, temperature
-        self.metrics = inner.metrics  # type: ignore[misc]
+        self.metrics = inner.metrics
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """Nothing new."""
@@ -67,13 +76,22 @@ class Taught(Task):
         """A training label."""
         return np.concatenate([said, np.asarray(label, dtype=np.float64).ravel()]).astype(np.float32)
 
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+    def collate(self, labels: Sequence[np.ndarray | None], streams: Mapping[str, Content]) -> Labels:
+        """Training labels have more numbers than others; what is unknown stands as zeros."""
+        like = next((label for label in labels if label is not None), np.zeros(self.inner.shape))
+        values = np.stack([np.zeros_like(like) if label is None else label for label in labels])
+        return Labels(torch.from_numpy(values), torch.tensor([label is not None for label in labels]))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The weighted sum, one number a row."""
-        said, own = labels.values[:, : self.size], labels.values[:, self.size :]
-        own = own.squeeze(1) if self.scalar else own
+        labels = labels_of(batch)
+        said = labels.values[:, : self.size]
         total = self.teacher_weight * self._apart(outputs.float(), said.float())
         if self.label_weight:
-            total = total + self.label_weight * self.inner.loss(outputs, Labels(own, labels.known))
+            own = labels.values[:, self.size :].reshape(-1, *self.inner.shape)
+            total = total + self.label_weight * self.inner.loss(
+                outputs, batch._replace(labels=Labels(own, labels.known))
+            )
         return total
 
     def _apart(self, outputs: Float[Tensor, "B P"], said: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
@@ -82,20 +100,22 @@ class Taught(Task):
         goal, own = ((x / self.temperature).log_softmax(1) for x in (said, outputs))
         return self.temperature**2 * (goal.exp() * (goal - own)).sum(1)
 
-    def scores(self, outputs: Tensor) -> np.ndarray:
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """The inner task's."""
-        return self.inner.scores(outputs)
+        return self.inner.scores(outputs, batch)
 
-    def decode(self, scores: np.ndarray) -> list[Any]:
+    def decode(self, scores: Sequence[np.ndarray]) -> list[Any]:
         """The inner task's."""
         return self.inner.decode(scores)
 
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """The inner task's."""
+        return self.inner.confusion(evidence)
+
+    def guess(self, learned: np.ndarray) -> np.ndarray:
         """Of the training labels, whether a sample's own or the teacher's guess."""
-        own = labels[:, self.size :]
-        if self.scalar:
-            own = own[:, 0]
-        return self.inner.trivial(own.astype(np.int64) if isinstance(self.inner, Classifier) else own)
+        own = learned[:, self.size :].reshape(-1, *self.inner.shape)
+        return self.inner.guess(own.astype(np.int64) if isinstance(self.inner, Classifier) else own)
 
 
 class Joined(Examples):
@@ -118,7 +138,12 @@ class Joined(Examples):
         part, own = self.places[number]
         return part.place(own)
 
-    def values(self, number: int) -> dict[str, Any]:
+    def has(self, number: int, name: str) -> bool:
         """Of the part that has it."""
+        part, own = self.places[number]
+        return part.has(own, name)
+
+    def values(self, number: int) -> dict[str, Any]:
+        """Likewise."""
         part, own = self.places[number]
         return part.values(own)
