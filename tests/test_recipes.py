@@ -70,7 +70,7 @@ def test_a_recipe_takes_a_step_and_its_loss_falls_on_the_same_batch(listed, shar
     settings = load_settings(listed.path, [], Recipe)
     text = of_shards(settings, shards)
     changes = ["data.batch_size=4", "training.optimizer.learning_rate=3e-4"]
-    changes += ["objective.start=null"] if settings.objective.settings.get("start") else []
+    changes += ["init_from=null"] if settings.init_from else []
     built = build(parse_settings(text, changes, Recipe), 0, 1)
     optimizer = optimizer_for(built.model, built.recipe.training.optimizer)
     batch = built.batches[0].batch

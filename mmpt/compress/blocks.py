@@ -24,12 +24,12 @@ def depth_of(recipe: Recipe) -> int:
 def with_trunk(recipe: Recipe, **settings: Any) -> Recipe:
     """The recipe with some of its trunk's settings changed, of a run that stands by itself."""
     trunk = Component(recipe.trunk.target, {**recipe.trunk.settings, **settings}, recipe.trunk.name)
-    return replace(recipe, trunk=trunk, objective=_by_itself(recipe.objective))
+    return replace(recipe, init_from=None, trunk=trunk, objective=_by_itself(recipe.objective))
 
 
 def _by_itself(objective: Component[Any]) -> Component[Any]:
-    """Without the run that it went on from, and without cuts at blocks that may no longer be there."""
-    left_out = {name: None for name in ("start", "matryoshka") if name in objective.settings}
+    """Without cuts at blocks that may no longer be there."""
+    left_out = {name: None for name in ("matryoshka",) if name in objective.settings}
     return Component(objective.target, {**objective.settings, **left_out}, objective.name)
 
 

@@ -1,7 +1,6 @@
 """Objectives: what a step of pretraining does. Most methods are settings of `masked_prediction`."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -59,13 +58,11 @@ class Prediction(NamedTuple):
 class Objective(nn.Module, ABC):
     """Built with the backbone and its modalities.
 
-    `start` is the run whose backbone it goes on with; None begins with fresh weights. `heir` names the part of it, if
-    any, that takes over the weights of that run's objective. `one_document` says that a row has to be one sample's;
-    `compares_rows` that rows which are only negatives of others are of use to it; `reads_weights` that it computes with
-    the backbone's weights themselves, which have to be whole.
+    `heir` names the part of it, if any, that takes over all weights of the objective of the run that it begins with.
+    `one_document` says that a row has to be one sample's; `compares_rows` that rows which are only negatives of others
+    are of use to it; `reads_weights` that it computes with the backbone's weights themselves, which have to be whole.
     """
 
-    start: Path | None = None
     heir: str | None = None
     one_document: bool = False
     compares_rows: bool = False

@@ -6,7 +6,6 @@ al. 2024), and with `apart` the streams of a row are the views. A source's `hard
 
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -42,7 +41,6 @@ class Embedding(Objective):
     """Contrast of pooled latents; what is pooled is what `encode(pool=...)` gives of the finished run.
 
     Args:
-        start: the run whose weights it begins with; None begins with fresh ones.
         streams: what the second view of a stream lacks; every stream of the recipe that is not named has the defaults.
         noise: share of every token's features that is dropped before the first block and behind each, in both views.
         temperature: that cosines are divided by; the paper has 0.04 for sentences and 0.2 for words.
@@ -60,7 +58,6 @@ class Embedding(Objective):
         backbone: Backbone,
         modalities: Mapping[str, Modality],
         *,
-        start: Path | None = None,
         streams: dict[str, ViewSettings] | None = None,
         noise: float = 0.1,
         temperature: float = 0.04,
@@ -80,7 +77,7 @@ class Embedding(Objective):
             )
         if matryoshka is not None:
             matryoshka.check(backbone.trunk.depth, backbone.trunk.width)
-        self.start, self.modalities = start, dict(modalities)
+        self.modalities = dict(modalities)
         self.noise, self.temperature, self.own_side = noise, temperature, own_side
         self.pool, self.apart, self.matryoshka = pool, apart, matryoshka
         self.settings = {name: (streams or {}).get(name, ViewSettings()) for name in modalities}

@@ -4,7 +4,6 @@ All weights are frozen; `mmpt compress two_four` makes the sparse run of it.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -42,8 +41,7 @@ class LearnedPatterns(Objective):
     """Logits of the six patterns for every group of four along the inputs of each linear layer of the blocks.
 
     Args:
-        of: the objective of the run, whose losses the patterns are learned by.
-        start: the run; None begins with fresh weights, to try things out.
+        of: the objective of the run that `init_from` names, whose losses the patterns are learned by.
         temperature: of the softmax, at the first and last step, along a line between.
         scale: that logits are multiplied by, likewise.
         strength: of the prior that weight magnitudes are; 0 is none.
@@ -59,7 +57,6 @@ class LearnedPatterns(Objective):
         modalities: Mapping[str, Modality],
         *,
         of: Component[Objective],
-        start: Path | None = None,
         temperature: tuple[float, float] = (4.0, 0.05),
         scale: tuple[float, float] = (100.0, 500.0),
         strength: float = 3.0,
@@ -74,7 +71,7 @@ class LearnedPatterns(Objective):
         trunk = backbone.trunk
         if isinstance(trunk, Transformer) and trunk.checkpointing:
             raise ConfigError("trunk.checkpointing: blocks are computed again with other weights; set it to false")
-        self.start, self.temperature, self.scale = start, temperature, scale
+        self.temperature, self.scale = temperature, scale
         self.strength, self.kept_weight = strength, kept_weight
         layers = linear_layers(trunk)
         self.names = list(layers)

@@ -66,6 +66,8 @@ class Beginning:
         """Heads, and what stands for hidden tokens, where both models have the same kind of them; then the record."""
         here, there = _kinds(self.recipe), _kinds(self.donor.recipe)
         parameters = dict(model.named_parameters())
+        if model.objective.heir is not None:
+            self._fill_heir(model, model.objective.heir)
         for ours, theirs in self.streams.items():
             for part in ("corruption", "predictor"):
                 if (ours, part) in here and here[ours, part] is there.get((theirs, part)):
@@ -77,6 +79,26 @@ class Beginning:
         donor = self.donor
         record = (tuple(self.loaded), fresh, left, tuple(self.notices))
         return Origin(str(donor.where), donor.kind, donor.step, donor.sha256, *record)
+
+    def _fill_heir(self, model: MaskedModel, heir: str) -> None:
+        """The whole objective: what goes on by its losses would mean nothing with fresh weights in it."""
+        weights, before = self.donor.weights, f"objective.{heir}."
+        # what it shares with the backbone goes by the backbone's name
+        once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        for own, value in model.state_dict().items():
+            if not own.startswith(before) or own not in once:
+                continue
+            name = "objective." + own.removeprefix(before)
+            if name not in weights or weights[name].shape != value.shape:
+                found = "none" if name not in weights else f"one of shape {tuple(weights[name].shape)}"
+                raise ConfigError(
+                    f"init_from: objective.{heir} takes over all weights of the objective of {self.donor.where}, and "
+                    f"'{name}' has shape {tuple(value.shape)} here and there is {found} there; give it that run's parts"
+                )
+            with torch.no_grad():
+                value.copy_(weights[name])
+            self.loaded.append(own)
+            self.taken.add(name)
 
     def _fill_part(self, parameters: Mapping[str, nn.Parameter], before: str, other: str) -> None:
         """All weights whose names begin so, or none."""

@@ -21,7 +21,6 @@ from mmpt.training.divided_experts import check_experts
 from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
-from mmpt.training.starting import start_from
 
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
@@ -54,8 +53,6 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
     model = build_model(recipe, modalities, beginning and beginning.fill)
     load_frozen(model)
     check_rows(model, sources)
-    if model.objective.start is not None:
-        start_from(model.objective.start, model, facts)
     origin = beginning and beginning.finish(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)

@@ -10,6 +10,7 @@ import mmpt
 from mmpt.cli import main
 from mmpt.config import parse_settings
 from mmpt.downstream.pretrained import load_pretrained
+from mmpt.errors import ConfigError
 from mmpt.objectives.learned_patterns import LearnedPatterns
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.patterns import grouped, linear_layers
@@ -32,7 +33,7 @@ def patterned(run, shards, tmp_path_factory):
     head, rest = WALKS.replace("SHARDS", str(shards)).split("objective:\n")
     masked, data = rest.split("data:\n")
     own = "".join(f"  {line}\n" for line in masked.splitlines())
-    text = f"{head}objective:\n  type: learned_patterns\n  start: {run}\n  of:\n{own}data:\n{data}"
+    text = f"init_from: {run}\n{head}objective:\n  type: learned_patterns\n  of:\n{own}data:\n{data}"
     built = build(parse_settings(text, [], Recipe), 0, 1)
     folder = tmp_path_factory.mktemp("patterns") / "run"
     prepare(folder, built.recipe, built.facts, built.sources)
@@ -64,6 +65,15 @@ def test_a_run_of_patterns_begins_with_backbone_and_objective_of_the_run(run, pa
     for one, other in ((before.backbone, after.backbone), (before.objective, after.objective.of)):
         theirs = other.state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+
+
+def test_an_objective_of_other_parts_than_the_runs_is_refused(run, shards):
+    head, rest = WALKS.replace("SHARDS", str(shards)).split("objective:\n")
+    masked, data = rest.split("data:\n")
+    own = "".join(f"  {line}\n" for line in masked.replace("predictor: tied", "predictor: mlp").splitlines())
+    text = f"init_from: {run}\n{head}objective:\n  type: learned_patterns\n  of:\n{own}data:\n{data}"
+    with pytest.raises(ConfigError, match=r"objective.of takes over all weights .* give it that run's parts"):
+        build(parse_settings(text, [], Recipe), 0, 1)
 
 
 def test_two_of_each_four_weights_are_left_and_those_are_the_runs_own(run, sparse):
