@@ -1,4 +1,4 @@
-"""MaskEmbed: a latent's patch has to be found in it (locality alignment, Covert et al. 2024, section 3)."""
+"""MaskEmbed: a latent's patch has to be found in it (locality alignment, arXiv 2410.11087, section 3)."""
 
 from collections.abc import Mapping
 from pathlib import Path
