@@ -12,8 +12,8 @@ median of the repeats' ratios; the goal is 1.6. FLOPs are counted by torch, of f
 - one block: the same with a loss predictor of a single block.
 - one block, quick look: and the teacher, whose numbers are only ranked, looks with `precision: auto`, which is bfloat16
   where the processor multiplies it natively. The rest is in float32, as on the other sides. The recipe has this.
-- two masks: and every picture is hidden twice a step (`masks_per_sample: 2`), half as many pictures; the teacher looks once
-  at each. As many rows go through the model as on the other sides.
+- two masks: one block, and every picture is hidden twice a step (`masks_per_sample: 2`), of half as many pictures; the
+  teacher looks once at each. As many rows go through the model as on the other sides.
 """
 
 import statistics

@@ -16,6 +16,7 @@ from mmpt.data.unit_labels import unit_facts, unit_places
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
+from mmpt.objectives.frozen import FrozenRun
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.teacher import Teacher
 from mmpt.settings import Recipe
@@ -223,6 +224,7 @@ def parameter_counts(model: MaskedModel) -> dict[str, int]:
     """By part; the objective's are those that the backbone does not share. A teacher is counted by itself."""
     backbone = model.backbone
     teachers = [part for part in model.modules() if isinstance(part, Teacher)]
+    frozen = {f"{part.run} (frozen, not saved)": part.size for part in model.modules() if isinstance(part, FrozenRun)}
     copied = count_parameters(teachers)
     encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
     whole, shared = count_parameters([model]) - copied, count_parameters([backbone])
@@ -232,4 +234,5 @@ def parameter_counts(model: MaskedModel) -> dict[str, int]:
         "objective": whole - shared,
         "all": whole,
         **({"teacher (a copy, not trained)": copied} if teachers else {}),
+        **frozen,
     }

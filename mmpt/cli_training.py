@@ -58,7 +58,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     report = add_verb(
         verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/five"
     )
-    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
     report.set_defaults(run=run_report)
 
 
@@ -135,10 +135,12 @@ def run_show(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     """`mmpt report`."""
     from mmpt.downstream.summary import summary
+    from mmpt.finetune.saved import RESULT, load_result
     from mmpt.report import write_report
+    from mmpt.report.fit import write_fit_report
 
     run, console = Path(arguments.run_folder), console_for_tables()
-    report = write_report(run)
+    report = write_fit_report(load_result(run), run) if (run / RESULT).exists() else write_report(run)
     if table := summary(run):
         console.print(table)
     console.print(f"report: {report}", markup=False)

@@ -4,7 +4,8 @@
     python scripts/make_samples.py --debs /tmp/debs --out mmpt/samples
 
 Needs a Debian system (apt-get download, dpkg), pip, pillow, soundfile and av (PyAV 18); the same packages give the same
-bytes (those of speech also need the same libopus, those of video the same libwebp). Licences and attribution stand in mmpt/samples/LICENSES.md.
+bytes (those of speech also need the same libopus, those of video the same libwebp). Licences and attribution
+stand in mmpt/samples/LICENSES.md.
 """
 
 import argparse

@@ -98,9 +98,9 @@ def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> sub
     )
 
 
-def several(folder: Path, jobs: list[list[Any]], ranks: int = 1) -> None:
-    """Run several.py's jobs to the end, each of which has to succeed."""
-    script, plan = Path(__file__).with_name("several.py"), folder / f"jobs-of-{ranks}.json"
+def several(folder: Path, jobs: list[list[Any]], ranks: int = 1, by: str = "several.py") -> None:
+    """Run the jobs of several.py, or of another script, to the end, each of which has to succeed."""
+    script, plan = Path(__file__).with_name(by), folder / f"jobs-of-{ranks}.json"
     plan.write_text(json.dumps(jobs), encoding="utf-8")
     line = [arg for arg in command(ranks=ranks) if arg not in ("-m", "--module", "mmpt")] + [str(script), str(plan)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "training": ("mmpt.cli", "mmpt.downstream", "mmpt.finetune"),
     "downstream": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "finetune": ("mmpt.cli", "deepspeed"),
+    "compress": ("mmpt.cli", "deepspeed"),
     "export": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "evaluation": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "report": ("mmpt.cli", "deepspeed"),

@@ -24,6 +24,7 @@ from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.soft_labels import SoftLabels
 from mmpt.objectives.targets import Target, build_target
 from mmpt.objectives.targets.cells import CellsTarget
 from mmpt.randomness import uniform_rows
@@ -34,11 +35,22 @@ from tests.encoders.labs_material import perfect_cells
 
 CONTRACTS = {
     kind: list(find_parts(kind.__module__))
-    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, FeedForward, Layout)
+    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout)
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name
-EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2, "layers": 2, "mode": "sampled"}
+EXAMPLES = {
+    "value": 0.4,
+    "start": 0.6,
+    "end": 0.3,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "layers": 2,
+    "mode": "sampled",
+    "run": "runs/other",
+    "codebook": "units/any.safetensors",
+}
 WIDTH = 16
 # stems whose shown tokens know a little of hidden ones, as in the originals: shared samples, a normalisation over time
 OVERLAPPING = ("speech", "ecg_stem")

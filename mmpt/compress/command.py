@@ -11,14 +11,15 @@ from rich.text import Text
 
 from mmpt.build import save_facts
 from mmpt.compress import measure
-from mmpt.compress.methods import Method, Smaller, Work, source_of
+from mmpt.compress.methods import MARK, Method, Smaller, Work, source_of
 from mmpt.config import Component, dump_yaml, load_settings, to_plain
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.encoder import Encoder, find_checkpoint, load
 from mmpt.downstream.fields import check_fields
-from mmpt.errors import ConfigError
+from mmpt.errors import ConfigError, DataError
+from mmpt.finetune.saved import TASK
 from mmpt.recipes import find_recipe
-from mmpt.training import checkpoint
+from mmpt.training import checkpoint, engine
 
 RESULT = "compression.json"
 TIMED = 32  # samples of a batch
@@ -77,35 +78,56 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
     """
     settings = load_settings(find_recipe(recipe, "compress"), list(overrides), CompressRecipe)
     out = Path(out)
+    if engine.place()[1] > 1:
+        raise ConfigError(f"mmpt compress works on one rank, and there are {engine.place()[1]}; start it by itself")
     _same(out, settings)
-    before = load(settings.run, step=settings.step)
-    manifest = load_manifest(settings.data)
-    streams = settings.streams or tuple(name for name in before.modalities if name in manifest.fields)
-    check_fields(settings.run, before.modalities, manifest, streams)
+    method = settings.method.build()
+    if method.of_task and not (settings.run / TASK).exists():
+        raise ConfigError(f"run: {settings.run} holds no fitted task to learn from; name a folder of 'mmpt finetune'")
+    work = _work(settings, out, console)
     known = None
+    streams = tuple(work.source.modalities)
     if settings.label is not None:
         known = measure.labelled_of(settings.data, settings.label, streams, settings.max_samples, settings.seed)
-    source = source_of(settings.data, streams, before, settings.split, settings.seed)
-    weights = checkpoint.load(find_checkpoint(settings.run, before.step), moments=False).weights
-    work = Work(settings.run, before, weights, source, out, settings.seed, console)
-    method = settings.method.build()
-    if method.goes_on:
-        begun(out, dump_yaml(settings))
     smaller = method.smaller(work)
-    _write(out, before, smaller)
-    after = load(out)
-    quality = None
+    work.begin()
+    _write(out, work.encoder, smaller)
+    after, quality = load(out), None
     if known is not None and settings.label is not None:
-        both = {"before": before, "after": after}
+        both = {"before": work.encoder, "after": after}
         quality = measure.quality(both, *known, settings.label, streams, score=settings.score, seed=settings.seed)
     result = _told(work, after, smaller, quality)
-    (out / RESULT).write_text(json.dumps(result.told, indent=1) + "\n", encoding="utf-8")
+    staged = out / f".{RESULT}.staged"
+    staged.write_text(json.dumps(result.told, indent=1) + "\n", encoding="utf-8")
+    staged.replace(out / RESULT)
     return result
+
+
+def _work(settings: CompressRecipe, out: Path, console: Console | None) -> Work:
+    """Run and data, checked."""
+    encoder, manifest = load(settings.run, step=settings.step), load_manifest(settings.data)
+    streams = settings.streams or tuple(name for name in encoder.modalities if name in manifest.fields)
+    if not streams:
+        there, ours = ", ".join(manifest.fields), ", ".join(encoder.modalities)
+        raise DataError(f"{manifest.folder}: has the fields {there}, and none of the run's streams {ours}")
+    check_fields(settings.run, encoder.modalities, manifest, streams)
+    return Work(
+        settings.run,
+        encoder,
+        checkpoint.load(find_checkpoint(settings.run, encoder.step), moments=False).weights,
+        manifest,
+        source_of(settings.data, streams, encoder, settings.split, settings.seed),
+        settings.split,
+        out,
+        dump_yaml(settings),
+        settings.seed,
+        console,
+    )
 
 
 def _same(out: Path, settings: CompressRecipe) -> None:
     """The folder is new, or one that this very recipe began; raises ConfigError otherwise."""
-    text, file = dump_yaml(settings), out / "compress.yaml"
+    text, file = dump_yaml(settings), out / MARK
     if (out / RESULT).exists():
         raise ConfigError(f"{out}: holds a finished compression; choose another --out")
     if file.exists() and file.read_text(encoding="utf-8") == text:
@@ -116,15 +138,8 @@ def _same(out: Path, settings: CompressRecipe) -> None:
         raise ConfigError(f"run: {settings.run} is no run folder; name one of 'mmpt pretrain' or 'mmpt finetune'")
 
 
-def begun(out: Path, settings_text: str) -> None:
-    """Mark the folder as this recipe's, before a method keeps anything in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "compress.yaml").write_text(settings_text, encoding="utf-8")
-
-
 def _write(out: Path, before: Encoder, smaller: Smaller) -> None:
     """The run folder; `recipe.yaml` comes last, and a folder that has it has everything else."""
-    out.mkdir(parents=True, exist_ok=True)
     if smaller.save is not None:
         smaller.save(out)
         return

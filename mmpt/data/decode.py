@@ -18,7 +18,9 @@ from mmpt.data.schema import Field
 from mmpt.errors import DataError
 
 MAX_PIXELS = 89_478_485  # PIL's own limit: a quarter of a gigabyte of RGB
+ANIMATED = "an animated GIF, PNG or WebP picture"
 ANIMATIONS = ("GIF", "PNG", "WEBP")
+OPAQUE = 255
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}  # PIL's other readers stay out of reach
 # what PIL raises on damaged files, found by fuzzing; there is no common base but Exception
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
@@ -96,13 +98,23 @@ def decode_video(data: bytes) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def animation_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
-    """Frames of an animated GIF, PNG or WebP picture in RGB, and how many milliseconds each is shown; 0 is not known."""
-    with picture_trouble("an animated GIF, PNG or WebP picture"):
-        with Image.open(io.BytesIO(data), formats=ANIMATIONS) as picture:
-            for number in range(getattr(picture, "n_frames", 1)):
-                picture.seek(number)
-                picture.load()
-                yield to_rgb(picture.copy()), picture.info.get("duration", 0)
+    """Frames of an animated GIF, PNG or WebP picture in RGB, and the milliseconds of each; 0 is not known."""
+    with picture_trouble(ANIMATED), Image.open(io.BytesIO(data), formats=ANIMATIONS) as picture:
+        for number in range(getattr(picture, "n_frames", 1)):
+            picture.seek(number)
+            picture.load()
+            yield to_rgb(picture.copy()), picture.info.get("duration", 0)
+
+
+def animation_times(data: bytes) -> tuple[tuple[int, int], list[float | int]]:
+    """Size of the frames and the milliseconds of each, after decoding all of them; 0 is not known."""
+    with picture_trouble(ANIMATED), Image.open(io.BytesIO(data), formats=ANIMATIONS) as picture:
+        times = []
+        for number in range(getattr(picture, "n_frames", 1)):
+            picture.seek(number)
+            picture.load()
+            times.append(picture.info.get("duration", 0))
+        return picture.size, times
 
 
 def repeats(durations: Sequence[float | int]) -> list[int]:
@@ -130,6 +142,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
+        if layer.getchannel("A").getextrema()[0] == OPAQUE:
+            return layer.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
 

@@ -64,10 +64,10 @@ def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     if not isinstance(picture, Image.Image):
         raise DataError(f"field '{field.name}' takes a PIL image, uint8 array or bytes, got {type(value).__name__}")
     ending = field.members[0]
-    file = io.BytesIO()
-    if ending == "png":
+    kind, file = ending.rsplit(".", 1)[-1].lower(), io.BytesIO()
+    if kind == "png":
         (picture if picture.mode in ("L", "LA", "P", "RGB", "RGBA", "1") else to_rgb(picture)).save(file, "PNG")
-    elif ending == "webp":
+    elif kind == "webp":
         to_rgb(picture).save(file, "WEBP", lossless=True)
     else:
         to_rgb(picture).save(file, "JPEG", quality=JPEG_QUALITY)
@@ -139,7 +139,8 @@ ENCODERS = {
 
 
 def _picture_ending(field: Field, ending: str) -> str:
-    fitting = [m for m in field.members if m == ending or (ending == "jpg" and m == "jpeg")]
+    kinds = {member: member.rsplit(".", 1)[-1].lower() for member in field.members}
+    fitting = [m for m, kind in kinds.items() if kind == ending or (ending == "jpg" and kind == "jpeg")]
     if not fitting:
         name = next(name for name, own in FORMATS.items() if own == ending)
         raise DataError(f"field '{field.name}' is declared as {', '.join(field.members)}, but the bytes are {name}")

@@ -191,10 +191,11 @@ class Encoder:
         """Features of samples, in their order; float32, on the host, without gradient.
 
         A sample is a dict with any of the run's streams, for example `{"text": "A wren.", "image": picture}`. Values:
-        text str; image PIL image or uint8 array (H W or H W C); sound (array of T, Hz); an ECG (T, C) or a dict of
-        leads; a laboratory table a dict of items; for any stream a `Path`, for any but text its str, or the bytes of a
-        file. A stream that a sample lacks takes no part in its features. Pictures are cut to their centre square. What
-        is longer than the recipe lets it be is cut there, with a `CutWarning` that says how often.
+        text str; image PIL image or uint8 array (H W or H W C); video PIL images or a uint8 array (T H W 3); sound
+        (array of T, Hz); an ECG (T, C) or a dict of leads; a laboratory table a dict of items; for any stream a `Path`,
+        for any but text its str, or the bytes of a file. A stream that a sample lacks takes no part in its features.
+        Pictures are cut to their centre square. What is longer than the recipe lets it be is cut there, with a
+        `CutWarning` that says how often.
 
         Args:
             samples: one dict; an iterable of them, read as it goes; or a collated `mmpt.tokens.Batch`.

@@ -20,20 +20,24 @@ class Ridge:
 
     def __init__(self, ask: Features, answer: Features) -> None:
         self.of_ask, self.of_answer = StandardScaler().fit(ask), StandardScaler().fit(answer)
-        left, self.values, self.right = np.linalg.svd(self.of_ask.transform(ask), full_matrices=False)
-        self.projected = left.T @ self.of_answer.transform(answer)
+        left, self.values, self.right = np.linalg.svd(np.asarray(self.of_ask.transform(ask)), full_matrices=False)
+        self.projected = left.T @ self.scale(answer)
+
+    def scale(self, answer: Features) -> Features:
+        """The other side's features, standardised."""
+        return np.asarray(self.of_answer.transform(answer))
 
     def predict(self, ask: Features, strength: float) -> Features:
         """What the other side's standardised features should be."""
         squares = self.values**2
         shrunk = self.values / (squares + strength * max(float(squares.mean()), 1e-12))
-        return (self.of_ask.transform(ask) @ self.right.T * shrunk) @ self.projected
+        return (np.asarray(self.of_ask.transform(ask)) @ self.right.T * shrunk) @ self.projected
 
 
 def ridge(ask: Features, answer: Features, strength: float) -> tuple[Map, Map]:
     """The map, and what puts the other side's features on its scale."""
     fitted = Ridge(ask, answer)
-    return lambda rows: fitted.predict(rows, strength), fitted.of_answer.transform
+    return lambda rows: fitted.predict(rows, strength), fitted.scale
 
 
 def unit(features: Features) -> Features:
@@ -52,7 +56,7 @@ def choose_strength(ask: Features, answer: Features, groups: np.ndarray, folds: 
     for number in range(count):
         fit, judge = fold != number, fold == number
         own = Ridge(ask[fit], answer[fit])
-        targets = unit(own.of_answer.transform(answer[judge]))
+        targets = unit(own.scale(answer[judge]))
         for place, strength in enumerate(STRENGTHS):
             similarity = unit(own.predict(ask[judge], strength)) @ targets.T
             scores[place] += float(np.mean(1 / (similarity >= similarity.diagonal()[:, None]).sum(1)))

@@ -18,8 +18,8 @@ def summary(run: Path) -> Table | None:
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("probe-*.json"))]
     if not found:
         return None
-    table = Table(title=Text(f"{run}: probes of frozen features, on test"))
-    for name in ("streams: label", "probe", "score", "pretrained", "untrained", "gain, 95 %", "classical", "commonest"):
+    table = Table(title=Text(f"{run}: probes of frozen features, on test; linear where nothing else is said"))
+    for name in ("streams: label", "score", "pretrained", "untrained", "gain, 95 %", "classical", "commonest"):
         table.add_column(name)
     for probe in found:
         table.add_row(*(Text(cell) for cell in _row(probe)))
@@ -34,8 +34,7 @@ def _row(probe: Mapping[str, Any]) -> list[str]:
     gain = probe["gain"]
     return [
         f"{' + '.join(probe['streams'])}: {probe['label']} ({len(probe['classes'])})",
-        KINDS[kind],
-        SCORE_NAMES[probe["score"]],
+        SCORE_NAMES[probe["score"]] if kind == "linear" else f"{KINDS[kind]}, {SCORE_NAMES[probe['score']]}",
         f"{scores['pretrained']:.3f}",
         f"{scores['untrained']:.3f}" if "untrained" in scores else "-",
         f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "-",

@@ -19,6 +19,8 @@ from mmpt.randomness import number
 from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos_2d
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
 
 @dataclass(frozen=True)
 class Image(Modality):
@@ -98,13 +100,17 @@ class Image(Modality):
 
     def read(self, value: Picture.Image, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Patches with an empty one in front for the class token; uint8 (1 + N, P)."""
-        box = cropped(value.size, self.crop_scale, draw)
+        box, mirrored = self.view(value.size, draw)
         pixels = np.asarray(value.resize((self.size, self.size), Picture.Resampling.BICUBIC, box=box), dtype=np.uint8)
-        if draw is not None and self.flip and number(draw, "flip") < 0.5:
+        if mirrored:
             pixels = pixels[:, ::-1]
         grid = pixels.reshape(self.side, self.patch, self.side, self.patch, 3).transpose(0, 2, 1, 3, 4)
         patches = grid.reshape(self.num_patches, self.patch_numbers)
         return np.concatenate([np.zeros((1, self.patch_numbers), np.uint8), patches])
+
+    def view(self, size: tuple[int, int], draw: int | None) -> tuple[Box, bool]:
+        """What is read of a picture of this width and height: left, top, right, bottom, and whether it is mirrored."""
+        return cropped(size, self.crop_scale, draw), draw is not None and self.flip and number(draw, "flip") < 0.5
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
         """One picture a row; patches (B, 1 + N, P) uint8."""
@@ -131,9 +137,6 @@ class Image(Modality):
     def encoder(self, width: int) -> "ImageEncoder":
         """A linear map of patches, a class token and positions."""
         return ImageEncoder(self, width)
-
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def cropped(size: tuple[int, int], scale: tuple[float, float], draw: int | None) -> Box:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +27,9 @@ FRAMES = "expected a uint8 array of frames x height x width x 3, or PIL images o
 class Video(Modality):
     """A square RGB clip, cut into tubelets, by time, row and column; there is no class token.
 
-    A recording is cut into pieces of about equal length in which at least one clip fits; of each piece one clip is seen.
-    Where less than `frames` times `stride` frames are there, the stride is what still fits; less than `frames` is refused.
+    A recording is cut into pieces of about equal length in which at least one clip fits; of each piece one clip is
+    seen. Where less than `frames` times `stride` frames are there, the stride is what still fits; less than `frames`
+    is refused.
 
     Args:
         size: pixels of a side after resizing. patch: pixels of a tubelet's side; must divide size.
@@ -118,7 +120,7 @@ class Video(Modality):
         """As many as whole clips fit, about equally long; a shorter recording is one piece."""
         count = max(1, length // self.span)
         edges = [number * length // count for number in range(count + 1)]
-        return list(zip(edges[:-1], edges[1:], strict=True)) if length else []
+        return list(pairwise(edges)) if length else []
 
     def num_tokens(self, start: int, stop: int) -> int:
         """Always a whole clip."""
@@ -139,9 +141,8 @@ class Video(Modality):
 
     def _places(self, available: int, draw: int | None) -> np.ndarray:
         if available < self.frames:
-            raise DataError(
-                f"{max(available, 0)} frames, where a clip has {self.frames}; leave it out, or lower the stream's frames"
-            )
+            there = f"{max(available, 0)} frames, where a clip has {self.frames}"
+            raise DataError(f"{there}; leave it out, or lower the stream's frames")
         stride = min(self.stride, (available - 1) // max(self.frames - 1, 1))
         room = available - (self.frames - 1) * stride  # first frames that a clip can have
         first = int(number(draw, "first frame") * room) if draw is not None and self.shift else (room - 1) // 2

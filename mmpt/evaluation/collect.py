@@ -59,7 +59,7 @@ def collect(backbone: Backbone, objective: MaskedPrediction, batches: Iterable[B
     for batch in batches:
         output = _complete(backbone, batch, layers, streams)
         for layer, routing in output.routings.items():
-            found.loads[layer] = found.loads.get(layer, 0.0) + routing.chosen.double().cpu()
+            found.loads[layer] = found.loads.get(layer, 0.0) + routing.chosen.cpu().double()
         hidden = objective.hide(batch, progress)
         hidden = {name: first_mask(hidden[name], len(batch.uid)) for name in batch.streams}
         corruptions = {name: objective.part(name).corruption for name in batch.streams}
@@ -80,10 +80,11 @@ def _complete(backbone: Backbone, batch: Batch, layers: range, streams: Mapping[
     _, output = backbone.mix(shown, sizes, batch.draw, layers)
     for layer in layers:
         x = output.latents if layer == layers[-1] else output.inner[layer].x
-        for name, own in zip(sizes, x.float().split(list(sizes.values()), dim=1), strict=True):
+        x = x.float().cpu()  # sums are in float64, which not every device has
+        for name, own in zip(sizes, x.split(list(sizes.values()), dim=1), strict=True):
             content, seen = batch.streams[name], streams[name]
-            chosen = content.valid & content.observed
-            _add(seen, "complete", layer, own, chosen, content.place, keep=layer == layers[-1])
+            chosen, place = (content.valid & content.observed).cpu(), content.place.cpu()
+            _add(seen, "complete", layer, own, chosen, place, keep=layer == layers[-1])
             total, rows = row_cosines(own, chosen)
             before = seen.alike.get(layer, (0.0, 0))
             seen.alike[layer] = before[0] + total, before[1] + rows

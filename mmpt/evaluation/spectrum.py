@@ -119,7 +119,7 @@ class Moments:
             self._kept.append(x[: self._room].float().cpu())
             self._places.append(place[: self._room].cpu())
             self._room -= len(self._kept[-1])
-        x = x.double().cpu()
+        x = x.cpu().double()
         self.count += len(x)
         self.total += x.sum(0)
         self.unit_total += units(x).sum(0)

@@ -156,8 +156,8 @@ class Embedding(Objective):
         for one, other in combinations(self._views(backbone, batch, 0.0, cuts), 2):
             rows = Rows(batch.uid, self._anchor(batch), one.there & other.there)
             for cut in cuts:
-                both = (view.vectors[cut.layer] for view in (one, other))
-                each, _ = contrast(*both, rows, temperature=self.temperature, own_side=self.own_side)
+                first, second = (view.vectors[cut.layer] for view in (one, other))
+                each, _ = contrast(first, second, rows, temperature=self.temperature, own_side=self.own_side)
                 losses.append(each.sum() / rows.asking.sum().clamp(min=1))
         return torch.stack(losses).view(-1, depth).mean(0)
 

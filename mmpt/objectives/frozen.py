@@ -52,6 +52,11 @@ class FrozenRun(nn.Module, ABC):
         self._held, self.fingerprint = [model.requires_grad_(False).eval()], fingerprint
 
     @property
+    def size(self) -> int:
+        """Parameters; 0 where nothing is held."""
+        return sum(parameter.numel() for model in self._held for parameter in model.parameters())
+
+    @property
     def model(self) -> MaskedModel:
         """In eval mode, without gradients."""
         if not self._held:

@@ -1,7 +1,8 @@
 """Captions that are wrong by a few words of the model's own (ViLTA, Wang et al. 2023, section 3.3)."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,12 +13,14 @@ from mmpt.encoders import Modality
 from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
-from mmpt.objectives import Hidden
+from mmpt.objectives import Hidden, Loss
 from mmpt.objectives.context import context_of
 from mmpt.objectives.latents import latents_of
+from mmpt.objectives.loss_prediction import Figures
 from mmpt.objectives.masking.algebra import Masking, MaskingSettings
 from mmpt.objectives.masking.unit import Unit
-from mmpt.objectives.pairs import PairLoss, matched_rows
+from mmpt.objectives.pairs import PairLoss, matched_rows, mean_of
+from mmpt.objectives.predictors import Latents
 from mmpt.randomness import fold, uniform
 from mmpt.tokens import Batch, Content, flatten, score
 
@@ -112,12 +115,52 @@ def _gumbel(draw: Int[Tensor, " M"], places: Int[Tensor, " M"], count: int) -> F
     return -(-lots.log()).log().float()
 
 
-def with_slots(
-    pair: Hidden, batch: Batch, hidden: Hidden, generator: Generator, loss: PairLoss, progress: float
-) -> Hidden:
-    """What a pair loss counts, the slots to fill beside it as `hidden` and their rows in the denominator."""
-    slotted = pair._replace(hidden=generator.slots(batch, hidden, progress))
-    return slotted._replace(denominator=pair.denominator + loss.denominator(filled_rows(slotted, batch)))
+class Generators(nn.ModuleDict):
+    """By the name of the pair loss that asks for one; the losses are handed over, being another's."""
+
+    def __init__(self, pairs: Mapping[str, PairLoss], modalities: Mapping[str, Modality]) -> None:
+        asking = {name: pair.generated for name, pair in pairs.items() if pair.generated is not None}
+        super().__init__({name: Generator(modalities[own.stream], own) for name, own in asking.items()})
+
+    def _of(self, pairs: Mapping[str, PairLoss], batch: Batch) -> dict[str, Generator]:
+        there = {name for name, pair in pairs.items() if all(stream in batch.streams for stream in pair.streams)}
+        return {name: cast("Generator", own) for name, own in self.items() if name in there}
+
+    def hide(
+        self, pairs: Mapping[str, PairLoss], batch: Batch, hidden: Mapping[str, Hidden], progress: float
+    ) -> dict[str, Hidden]:
+        """What the losses count, now with the slots to fill as `hidden` and their rows in the denominator."""
+        result = {}
+        for name, generator in self._of(pairs, batch).items():
+            slots = generator.slots(batch, hidden[generator.stream], progress)
+            own = hidden[name]._replace(hidden=slots)
+            more = pairs[name].denominator(filled_rows(own, batch))
+            result[name] = own._replace(denominator=own.denominator + more)
+        return result
+
+    def wrong(
+        self,
+        pairs: Mapping[str, PairLoss],
+        backbone: Backbone,
+        parts: Mapping[str, "StreamObjective"],
+        batch: Batch,
+        hidden: Mapping[str, Hidden],
+        progress: float,
+    ) -> Iterator[tuple[str, Batch]]:
+        """The batch with words of the model's own, for every loss that asks."""
+        for name, generator in self._of(pairs, batch).items():
+            stream, slots = generator.stream, hidden[name].hidden
+            content = generator.filled(backbone, parts[stream], batch, hidden[stream], slots, progress)
+            yield name, batch._replace(streams={**batch.streams, stream: content})
+
+
+def false_pairs(
+    name: str, pair: PairLoss, latents: Mapping[str, Latents], there: Bool[Tensor, " B"]
+) -> tuple[Loss, Figures]:
+    """The loss of rows none of which is a true pair."""
+    one, other = (mean_of(latents[own].own, latents[own].shown.tokens.valid) for own in pair.streams)
+    each, figures = pair(one, other, there, torch.zeros_like(there))
+    return Loss(each.sum(), each.detach()), {f"{name}/generated_{own}": value for own, value in figures.items()}
 
 
 def filled_rows(pair: Hidden, batch: Batch) -> Bool[Tensor, " B"]:

@@ -15,14 +15,14 @@ from mmpt.objectives import Guide, Hidden, Loss, Objective, Prediction, Step
 from mmpt.objectives.context import context_of, contexts_of
 from mmpt.objectives.contrast import Contrast
 from mmpt.objectives.corruption import Corruption
-from mmpt.objectives.generated_negatives import Generator, filled_rows, with_slots
+from mmpt.objectives.generated_negatives import Generators, false_pairs, filled_rows
 from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
 from mmpt.objectives.mask_tokens import LayerWeights, MaskTokenSettings, likeness
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
 from mmpt.objectives.paired import Paired
-from mmpt.objectives.pairs import PairLoss, mean_of
+from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.predictors import Latents, build_predictor
 from mmpt.objectives.refusals import (
     check_generated,
@@ -222,7 +222,8 @@ class MaskedPrediction(Objective):
         check_mask_tokens(mask_tokens, {name: self.part(name) for name in modalities})
         self.muting = None if mask_tokens is None else LayerWeights(backbone.trunk.depth, mask_tokens)
         self.paired = Paired(pairs or {}, list(modalities), backbone.trunk.width)
-        self.generators = self._generators()
+        self.generators = Generators(self.paired.losses(), self.modalities)
+        check_generated(self.paired.losses(), self.streams)
         check_pairs(len(self.paired), masks_per_sample, swap)
         check_swap(swap, {name: self.part(name) for name in modalities}, backbone.trunk.depth)
         self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
@@ -240,13 +241,6 @@ class MaskedPrediction(Objective):
         predictions = {name: self.part(name).loss_prediction for name in self.guided}
         predictors = {name: own.predictor for name, own in predictions.items() if own is not None}
         return Followed(backbone, self._corruptions(), predictors)
-
-    def _generators(self) -> nn.ModuleDict:
-        """Of the pair losses that ask for wrong rows, by name."""
-        asking = {name: pair.generated for name, pair in self.paired.losses().items() if pair.generated is not None}
-        for name, settings in asking.items():
-            check_generated(name, settings, self.paired.losses()[name], self.streams)
-        return nn.ModuleDict({name: Generator(self.modalities[own.stream], own) for name, own in asking.items()})
 
     def part(self, name: str) -> StreamObjective:
         """One stream's parts."""
@@ -268,14 +262,7 @@ class MaskedPrediction(Objective):
         of_rows = None if every.matched is None else torch.where(every.matched, 1.0, self.unmatched_weight)
         hidden = {name: self.part(name).hide(context, of_rows) for name, context in contexts.items()}
         hidden |= self.paired.hide(batch, hidden)
-        for name in self._generating(batch):
-            generator, pair = cast("Generator", self.generators[name]), self.paired.losses()[name]
-            hidden[name] = with_slots(hidden[name], batch, hidden[generator.stream], generator, pair, progress)
-        return hidden
-
-    def _generating(self, batch: Batch) -> list[str]:
-        pairs = self.paired.losses()
-        return [name for name in self.generators if all(stream in batch.streams for stream in pairs[name].streams)]
+        return hidden | self.generators.hide(self.paired.losses(), batch, hidden, progress)
 
     def after_update(self, backbone: Backbone, progress: float) -> None:
         """The teacher follows."""
@@ -309,24 +296,12 @@ class MaskedPrediction(Objective):
             metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
         of_pairs, figures = self.paired.score(backbone, batch, hidden, seen)
         losses, metrics = losses | of_pairs, metrics | figures
-        for name in self._generating(batch):
-            more, figures = self._generated(name, backbone, batch, hidden, progress)
+        parts = {name: self.part(name) for name in batch.streams}
+        for name, wrong in self.generators.wrong(self.paired.losses(), backbone, parts, batch, hidden, progress):
+            again = self._latents(backbone, wrong, hidden, progress).latents
+            more, figures = false_pairs(name, self.paired.losses()[name], again, filled_rows(hidden[name], batch))
             losses[name], metrics = _sum_of(losses[name], more, 1.0), metrics | figures
         return Step(losses, seen.output.balance, seen.output.router_z, metrics)
-
-    def _generated(
-        self, name: str, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float
-    ) -> tuple[Loss, Figures]:
-        """A pair loss on the same rows with words of the model's own, hidden elsewhere as the true ones are."""
-        generator, pair = cast("Generator", self.generators[name]), self.paired.losses()[name]
-        stream, slots = generator.stream, hidden[name].hidden
-        content = generator.filled(backbone, self.part(stream), batch, hidden[stream], slots, progress)
-        wrong = batch._replace(streams={**batch.streams, stream: content})
-        seen = self._latents(backbone, wrong, hidden, progress).latents
-        one, other = (mean_of(seen[own].own, seen[own].shown.tokens.valid) for own in pair.streams)
-        there = filled_rows(hidden[name], batch)
-        each, figures = pair(one, other, there, torch.zeros_like(there))
-        return Loss(each.sum(), each.detach()), {f"{name}/generated_{own}": value for own, value in figures.items()}
 
     def _contexts(self, batch: Batch, progress: float) -> dict[str, StreamContext]:
         """With what the teacher says of the streams whose target asks it."""

@@ -8,7 +8,6 @@ from torch import nn
 from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
-from mmpt.objectives.generated_negatives import GeneratedSettings
 from mmpt.objectives.mask_tokens import MaskTokenSettings
 from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.stream_settings import StreamSettings
@@ -124,17 +123,15 @@ def check_mask_tokens(settings: MaskTokenSettings | None, parts: Mapping[str, "S
             )
 
 
-def check_generated(name: str, settings: GeneratedSettings, pair: PairLoss, parts: nn.ModuleDict) -> None:
+def check_generated(pairs: Mapping[str, PairLoss], parts: nn.ModuleDict) -> None:
     """Words are filled in by the predictor of one of the two streams."""
-    if settings.stream not in pair.streams:
-        raise ConfigError(
-            f"objective.pairs.{name}.generated.stream: expected {' or '.join(pair.streams)}, got '{settings.stream}'"
-        )
-    if not isinstance(cast("StreamObjective", parts[settings.stream]).target, TokenIdsTarget):
-        raise ConfigError(
-            f"objective.pairs.{name}.generated.stream: '{settings.stream}' predicts no words that could be filled in; "
-            "give it target=token_ids, or leave `generated` out"
-        )
+    for name, pair in pairs.items():
+        stream = pair.generated.stream if pair.generated is not None else None
+        if stream is not None and not isinstance(cast("StreamObjective", parts[stream]).target, TokenIdsTarget):
+            raise ConfigError(
+                f"objective.pairs.{name}.generated.stream: '{stream}' predicts no words that could be filled in; give "
+                "it target=token_ids, or leave `generated` out"
+            )
 
 
 def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:

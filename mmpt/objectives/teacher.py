@@ -36,8 +36,8 @@ class TeacherSettings:
             look at as many complementary masks (not in the paper): each shows one of `views` random parts of the
             guided streams and hides the rest, and a token's number is the mean of those it has where it is hidden.
         encoders: `average` them with the trunk, or let the teacher use the `same` as the student, as data2vec does.
-        precision: of what is only ranked, the expected losses: that of the `step`, or `auto`, bfloat16 on processors that
-            multiply it natively even where the step is in float32. Targets and weights are always the step's.
+        precision: of what is only ranked, the expected losses: that of the `step`, or `auto`, bfloat16 on processors
+            that multiply it natively even where the step is in float32. Targets and weights are always the step's.
     """
 
     start: float = 0.999

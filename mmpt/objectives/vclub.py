@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributed import group, is_available, is_initialized
+from torch.distributed import group, is_initialized
 from torch.distributed._functional_collectives import all_reduce
 from torch.func import functional_call
 from torch.optim.adam import adam
@@ -50,7 +50,8 @@ def vclub(q: Gaussian, y: Float[Tensor, "B W"], counted: Bool[Tensor, " B"]) -> 
 
 def over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The sum over ranks, with its gradient; x itself where there is no process group."""
-    return all_reduce(x, "sum", group.WORLD) if is_available() and is_initialized() else x
+    world = group.WORLD if is_initialized() else None
+    return x if world is None else all_reduce(x, "sum", world)
 
 
 class Estimator(nn.Module):
@@ -66,6 +67,8 @@ class Estimator(nn.Module):
             hyperbolic tangent keeps between -1 and 1, as in the authors' code.
         learning_rate: of Adam.
     """
+
+    steps: Tensor
 
     def __init__(self, x_size: int, y_size: int, *, hidden: int, learning_rate: float) -> None:
         super().__init__()

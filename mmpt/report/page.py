@@ -1,5 +1,6 @@
 """The page as a whole: one HTML file that needs nothing else, not even a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmpt.downstream.pretrained import Pretrained, load_pretrained
@@ -25,17 +26,22 @@ def write_report(run: Path) -> Path:
         CheckpointError: `run` is not a run folder.
         ConfigError: its recipe can't be read, for example because it names parts that are not installed.
     """
-    text = _page(run)
+    return publish(run, _content(run))
+
+
+def publish(run: Path, content: Sequence[Html]) -> Path:
+    """Put a page into a folder, as a whole or not at all."""
+    body = element("body", element("main", *content))
     file, staged = run / "report.html", run / ".report.html.staged"
-    staged.write_text(text, encoding="utf-8")
+    staged.write_text(f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n", encoding="utf-8")
     staged.replace(file)
     return file
 
 
-def _page(run: Path) -> str:
+def _content(run: Path) -> list[Html]:
     recipe, lines = load_recipe(run), read_lines(run / "metrics.jsonl")
     pretrained = _loaded(run)
-    content = [
+    return [
         headline(run, recipe, lines),
         curves_section(recipe, lines),
         reconstructions_section(pretrained),
@@ -45,7 +51,6 @@ def _page(run: Path) -> str:
         parameters_section(pretrained),
         record_section(run),
     ]
-    return f"<!DOCTYPE html>\n{element('html', _head(run), element('body', element('main', *content)), lang='en')}\n"
 
 
 def _loaded(run: Path) -> Pretrained | str:

@@ -55,7 +55,7 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
     load_frozen(model)
     check_rows(model, sources)
     if model.objective.start is not None:
-        start_from(model.objective.start, model.backbone, facts)
+        start_from(model.objective.start, model, facts)
     origin = beginning and beginning.finish(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)

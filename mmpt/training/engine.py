@@ -116,12 +116,17 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_model(settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse an averaged teacher under ZeRO-3: its weights lie about in parts there, and it would stand still."""
+    """Refuse under ZeRO-3 what can't do with parts of weights: averaged teachers, and objectives that read them."""
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     if stage == 3 and any(isinstance(part, Teacher) for part in model.modules()):
         raise ConfigError(
             "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher of this objective "
             "can't follow parts of them; use stage 0, 1 or 2"
+        )
+    if stage == 3 and isinstance(model, MaskedModel) and model.objective.reads_weights:
+        raise ConfigError(
+            "deepspeed.zero_optimization.stage: 3 divides the weights, and this objective computes with whole ones; "
+            "use stage 0, 1 or 2"
         )
 
 

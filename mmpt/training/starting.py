@@ -1,16 +1,18 @@
 """Going on from a finished run with another objective: the one place that knows how its weights come over."""
 
 from pathlib import Path
+from typing import cast
 
 from mmpt.build import load_facts, load_weights
 from mmpt.encoders import Facts
 from mmpt.errors import CheckpointError, ConfigError
-from mmpt.model import Backbone
+from mmpt.model import MaskedModel
+from mmpt.objectives import Objective
 from mmpt.training import checkpoint
 
 
-def start_from(run: Path, backbone: Backbone, facts: dict[str, Facts]) -> None:
-    """Copy the backbone of a run's newest checkpoint.
+def start_from(run: Path, model: MaskedModel, facts: dict[str, Facts]) -> None:
+    """Copy the backbone of a run's newest checkpoint, and its objective where the new one has an heir of it.
 
     Raises ConfigError for a run of other streams, sizes or fields; CheckpointError where none is whole.
     """
@@ -32,9 +34,14 @@ def start_from(run: Path, backbone: Backbone, facts: dict[str, Facts]) -> None:
     if newest is None:
         raise CheckpointError(f"{run}: has no whole checkpoint to start from; run 'mmpt pretrain' there first")
     try:
-        load_weights(backbone, checkpoint.load(newest, moments=False).weights, prefix="backbone.")
+        weights = checkpoint.load(newest, moments=False).weights
+        if model.objective.heir is None:
+            load_weights(model.backbone, weights, prefix="backbone.")
+        else:  # as one model, since predictors may share weights with encoders
+            heir = cast("Objective", model.objective.get_submodule(model.objective.heir))
+            load_weights(MaskedModel(model.backbone, heir), weights)
     except CheckpointError as error:
-        raise ConfigError(f"objective.start: the backbone of {run} is of another shape: {error}") from error
+        raise ConfigError(f"objective.start: {run} is of another shape: {error}") from error
 
 
 def _meaning(facts: Facts) -> dict[str, object]:

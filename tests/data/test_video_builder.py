@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mmpt.cli import main
 from mmpt.config import parse_settings
 from mmpt.data.batches import MicroBatches, Share
 from mmpt.data.builders.video import build_video
-from mmpt.data.decode import decode, decode_video
+from mmpt.data.decode import animation_frames, decode, decode_video
 from mmpt.data.encode import encode
 from mmpt.data.manifest import load_manifest
 from mmpt.data.reader import Reader
@@ -71,7 +72,7 @@ def test_every_kind_of_source_gives_its_frames(source, tmp_path):
     for number, ((frames, labels),) in enumerate(found.values()):
         assert frames.shape == (8, 20, 24, 3)
         error = np.abs(frames.astype(int) - clip(number)).mean()
-        assert error < (1e-9 if number in (1, 2, 4) else 4)  # a palette and JPEG lose a little
+        assert error < (1e-9 if number in (1, 2, 4) else 12)  # a palette and JPEG lose a little
         assert labels.get("label") == ("walk" if number == 4 else None)
     assert manifest.lengths("video").tolist() == [8] * 5
     assert manifest.statistics["video"]["frames"] == {"min": 8, "median": 8, "max": 8}
@@ -93,8 +94,7 @@ def test_a_frame_that_lasts_longer_counts_as_often(tmp_path, kind):
     (tmp_path / "in").mkdir()
     data = animation([first, second, second, second, third], kind, duration=40)
     (tmp_path / "in" / f"a.{kind.lower()}").write_bytes(data)
-    with Image.open(io.BytesIO(data)) as opened:
-        assert opened.n_frames == 3
+    assert len(list(animation_frames(data))) == 3
     build_video(tmp_path / "in", tmp_path / "out", storage="apng")
     ((frames, _),) = next(iter(clips(tmp_path / "out").values()))
     assert len(frames) == 5
@@ -172,15 +172,13 @@ def test_bad_videos_are_listed_with_a_sentence_and_the_rest_is_built(source, tmp
     assert len(manifest) == 5
 
 
-def test_films_need_a_package_and_say_so(source, tmp_path):
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        (source / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom")
-        manifest = build_video(source, tmp_path / "out")
-        assert [entry["reason"] for entry in manifest.rejected] == [
-            "films are read by the package PyAV; install it (pip install av), or give frames"
-        ]
+def test_films_need_a_package_and_what_is_none_is_left_out(source, tmp_path):
+    (source / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    manifest = build_video(source, tmp_path / "out")
+    ((reason),) = [entry["reason"] for entry in manifest.rejected]
+    there = find_spec("av") is not None
+    assert reason.startswith("undecodable film (" if there else "films are read by the package PyAV; install it (pip")
+    assert len(manifest) == 5
 
 
 @pytest.mark.parametrize(
@@ -237,7 +235,7 @@ def test_values_that_are_no_clip_are_not_written():
     for value, sentence in wrong:
         with pytest.raises(DataError, match=sentence):
             encode(declare("video", "mjpeg"), value)
-    with pytest.raises(DataError, match="can't be written as .gif; use .mjpeg or .apng"):
+    with pytest.raises(DataError, match=r"can't be written as \.gif; use \.mjpeg or \.apng"):
         encode(declare("video", "gif"), frames)
 
 
@@ -263,7 +261,7 @@ def test_a_clip_shorter_than_the_recipes_is_skipped_with_a_sentence_and_no_other
     build_video(tmp_path / "in", tmp_path / "out", split=(1, 0, 0))
     recipe = parse_settings(RECIPE.replace("SHARDS", str(tmp_path / "out")), [], Recipe)
     modalities = build_modalities(recipe.streams, facts_of(recipe))
-    micro = MicroBatches(list(build_sources(recipe, modalities).values()), [1.0], 1, 0, Share(0, 1, 1, 4))[0]
+    micro = MicroBatches(build_sources(recipe, modalities), [1.0], 1, 0, Share(0, 1, 1, 4))[0]
     ((skip),) = micro.skips
     assert "5 frames, where a clip has 6; leave it out, or lower the stream's frames" in str(skip)
     assert micro.batch.streams["video"].valid.any(1).sum() == 3

@@ -8,10 +8,12 @@ import torch
 import mmpt
 from mmpt.cli import main
 from mmpt.compress.blocks import first_blocks, with_trunk
+from mmpt.compress.command import CompressRecipe
 from mmpt.compress.methods.depth import choices_of
-from mmpt.config import component
+from mmpt.config import component, load_settings
 from mmpt.export.command import export
 from mmpt.objectives.views import complete
+from mmpt.recipes import recipes
 from mmpt.trunk.feedforward import FeedForward
 
 RECIPE = """
@@ -117,3 +119,10 @@ def test_a_folder_that_is_taken_is_refused(recipe, shallow, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     assert main(["compress", str(recipe), "--out", str(tmp_path)]) == 2
     assert "is not empty, and not of this recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("listed", recipes("compress"), ids=lambda listed: listed.name)
+def test_a_recipe_of_this_folder_can_be_read_and_says_what_it_is(listed):
+    settings = load_settings(listed.path, [], CompressRecipe)
+    assert settings.method.build()
+    assert len(listed.line) > 20

@@ -133,6 +133,17 @@ def test_the_bound_does_not_fall_with_mere_size(randomised):
     assert_close(bound(pool, streams, counted), before, rtol=0.05, atol=0.05)
 
 
+def test_the_gradient_of_the_bound_reaches_both_of_its_sides(randomised):
+    pool = randomised(fusion().build(WIDTH))
+    pool(full_streams())
+    sides = pool.pairs
+    loss = pool.loss(torch.ones(6, dtype=torch.bool)).sum()
+    assert all((side != 0).any() for side in torch.autograd.grad(loss, sides))
+    assert not any(side.requires_grad for side in pool.pairs)  # what the estimator will learn from
+    with pytest.raises(ValueError, match="a forward pass in training for each time"):
+        pool.loss(torch.ones(6, dtype=torch.bool))
+
+
 # ---- the bound beside the task's loss
 
 
@@ -199,7 +210,7 @@ def test_each_step_moves_its_own_weights_and_no_others(encoder):
         states.append({name: value.clone() for name, value in model.state_dict().items()})
 
     keep()
-    sum(losses(model, batch_of(task, range(10))).values()).backward()
+    torch.stack(list(losses(model, batch_of(task, range(10))).values())).sum().backward()
     optimizer.step()
     keep()
     model.after_update(0.0)

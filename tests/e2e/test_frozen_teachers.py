@@ -66,7 +66,7 @@ METHODS = {
     "mto": (WORDS, IDS.strip().replace("streams:", "mask_tokens: {singularity: 0.5}\n  streams:", 1)),
     "maskembed": (PICTURES, "type: maskembed\n  run: FOLDER/pixels\n  heads: 2"),
 }
-STAGES = [(name, stage) for name in METHODS for stage in (0, 1, 2, 3)]
+STAGES = [("vilta", 0), ("vilta", 3), ("filled", 1), ("filled", 2), ("mto", 2), ("maskembed", 1), ("maskembed", 3)]
 TEACHERS = {"pixels": (PICTURES, PIXELS.strip()), "words": (WORDS, IDS.strip())}
 
 

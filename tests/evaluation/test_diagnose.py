@@ -125,6 +125,7 @@ def test_what_is_wrong_with_a_model_is_seen(clinic_run, tmp_path):
         assert own.outliers[0].blocks == 1
         assert own.anisotropy_without < own.blocks[-1].anisotropy - 0.3
     assert len(found.experts[0].dead) == 2
+    assert all(found.experts[0].loads[number] == 0 for number in found.experts[0].dead)
     assert found.experts[0].effective == pytest.approx(2)
     assert found.stream("speech").codes[0].dead == 7
     assert found.stream("speech").codes[0].perplexity == pytest.approx(1)

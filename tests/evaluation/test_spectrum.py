@@ -39,6 +39,8 @@ def test_isotropic_latents_have_about_as_many_directions_as_dimensions():
     assert 0.97 * WIDTH < effective_rank(moments(normal(5000, WIDTH)).values) <= WIDTH
     assert effective_rank(torch.ones(WIDTH)) == pytest.approx(WIDTH)
     assert energy_rank(torch.ones(20)) == 18
+    shares = torch.tensor([2, 1, 1]) / 4  # of the values themselves, not of their squares
+    assert effective_rank(shares * 7) == pytest.approx(2**1.5)
     assert effective_rank(torch.zeros(5)) == energy_rank(torch.zeros(5)) == 0
 
 

@@ -135,8 +135,13 @@ def test_a_row_is_filled_alike_alone_and_in_a_batch(model_of, batch):
 @pytest.mark.parametrize(
     ("generated", "streams", "sentence"),
     [
-        ({"stream": "image"}, {}, "match.generated.stream: expected ecg or text, got 'image'"),
-        ({"stream": "ecg"}, {}, "match.generated.stream: 'ecg' predicts no words"),
+        ({"stream": "image"}, {}, "generated.stream: expected ecg or text, got 'image'"),
+        ({"stream": "ecg"}, {}, "generated.stream: words are filled in text alone, and 'ecg' is none"),
+        (
+            {},
+            {"text": {**STREAMS["text"], "predictor": "mlp", "target": {"type": "teacher_latents", "layers": 1}}},
+            r"pairs\.match\.generated\.stream: 'text' predicts no words",
+        ),
         ({"ratio": 1.0}, {}, "ratio: expected a share between 0 and 1, got 1"),
     ],
 )

@@ -11,6 +11,7 @@ from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 from mmpt.objectives.latents import latents_of
 from mmpt.objectives.mask_tokens import LayerWeights, MaskTokenSettings, likeness
+from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.tokens import score
 from mmpt.trunk.attention import biased_attention, may_attend
 
@@ -29,9 +30,10 @@ def model_of(modalities, backbone_of, randomised):
         backbone = backbone_of(chosen, depth=3, **(trunk or {}))
         settings = {"streams": streams, "mask_tokens": mask_tokens}
         model = MaskedModel(backbone, component(Objective, "masked_prediction", **settings).build(backbone, chosen))
-        for name in streams:
-            randomised(model.objective.part(name))
-        randomised(model.backbone)
+        randomised(model)  # all but the weights, which come last
+        if isinstance(model.objective, MaskedPrediction) and model.objective.muting is not None:
+            with torch.no_grad():
+                model.objective.muting.logits.copy_(torch.tensor([-2.0, 0.0, 3.0]))
         return model
 
     return make

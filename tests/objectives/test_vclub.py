@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributions import Independent, Normal
+from torch.nn.functional import gaussian_nll_loss
 from torch.testing import assert_close
 
 from mmpt.objectives.vclub import Estimator, Gaussian, log_likelihood, vclub
@@ -42,20 +42,25 @@ def gaussians(rows=12, size=3):
 
 def test_the_likelihood_is_torchs():
     q, y, _ = gaussians()
-    peer = Independent(Normal(q.mean, (q.log_variance / 2).exp()), 1)
-    assert_close(log_likelihood(q, y), peer.log_prob(y))
+    peer = gaussian_nll_loss(q.mean, y, q.log_variance.exp(), full=True, reduction="none")
+    assert_close(log_likelihood(q, y), -peer.sum(dim=1))
 
 
-def test_the_bound_is_own_likelihood_less_the_mean_over_all_pairs():
+def test_value_and_gradient_are_those_of_own_likelihood_less_the_mean_over_all_pairs():
     q, y, counted = gaussians()
-    rows = counted.nonzero().squeeze(1).tolist()
-    got = vclub(q, y, counted)
+    sides = [side.requires_grad_() for side in (*q, y)]
+    own, rows = log_likelihood(q, y), counted.nonzero().squeeze(1).tolist()
+    each = []
     for i in rows:
-        every = torch.stack(
-            [log_likelihood(Gaussian(q.mean[i : i + 1], q.log_variance[i : i + 1]), y[j : j + 1])[0] for j in rows]
-        )
-        assert_close(got[i], log_likelihood(q, y)[i] - every.mean())
+        every = [log_likelihood(Gaussian(*(side[i : i + 1] for side in q)), y[j : j + 1]) for j in rows]
+        each.append(own[i] - torch.cat(every).mean())
+    got = vclub(q, y, counted)
     assert (got[~counted] == 0).all()
+    assert_close(got[counted], torch.stack(each))
+    weights = torch.arange(1.0, len(rows) + 1)
+    expected = torch.autograd.grad((weights * torch.stack(each)).sum(), sides)
+    for mine, theirs in zip(torch.autograd.grad((weights * got[counted]).sum(), sides), expected, strict=True):
+        assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_with_the_true_conditional_it_is_the_known_number_and_not_the_mutual_information():

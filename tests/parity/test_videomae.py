@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmpt.config import component
 from mmpt.encoders import Facts

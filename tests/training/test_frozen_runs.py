@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmpt.build import build_backbone, build_modalities, build_model, save_facts
+from mmpt.build import build_backbone, build_modalities, build_model, parameter_counts, save_facts
 from mmpt.config import dump_yaml, parse_settings
 from mmpt.encoders import Facts
 from mmpt.errors import ConfigError
@@ -69,7 +69,7 @@ def model_of(tmp_path, facts):
     return make
 
 
-def test_the_student_begins_as_a_copy_of_the_run(teacher, model_of, facts):
+def test_the_student_begins_as_a_copy_of_the_run(teacher, model_of, facts, tmp_path):
     teacher(3)
     model = model_of()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -81,6 +81,9 @@ def test_the_student_begins_as_a_copy_of_the_run(teacher, model_of, facts):
     assert all(torch.equal(value, before[name]) for name, value in own.items())
     assert len(model.objective.teacher.model.backbone.trunk.blocks) == 1
     assert list(before) == list(model.state_dict())
+    counts = parameter_counts(model)
+    assert counts[f"{tmp_path / 'teacher'} (frozen, not saved)"] == model.objective.teacher.size > 0
+    assert counts["all"] == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from torch import Tensor
 
+from mmpt.data.manifest import Manifest
 from mmpt.data.source import Source, SourceSettings, row_draw
 from mmpt.downstream.encoder import Encoder
 from mmpt.settings import Recipe
 from mmpt.tokens import Batch
+
+MARK = "compress.yaml"
 
 
 class Work(NamedTuple):
@@ -20,10 +23,18 @@ class Work(NamedTuple):
     run: Path  # a run folder, or that of a fitted task
     encoder: Encoder  # of it
     weights: Mapping[str, Tensor]  # of its checkpoint, those of the objective as well
-    source: Source  # the samples that it may look at
+    manifest: Manifest  # of the data set that it may look at
+    source: Source  # its samples of one split, in an order of their own
+    split: str
     out: Path  # where it may keep what it needs to go on after a stop
+    text: str  # of the recipe, complete
     seed: int
     console: Console | None
+
+    def begin(self) -> None:
+        """Mark the folder as this recipe's, before anything is kept in it: the same call goes on there."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / MARK).write_text(self.text, encoding="utf-8")
 
     def batches(self, count: int, size: int) -> list[Batch]:
         """So many batches of so many samples, the same ones in every call."""
@@ -47,9 +58,9 @@ class Smaller(NamedTuple):
 
 
 class Method(ABC):
-    """Settings are keyword-only. `goes_on` says that it keeps its progress in the folder, for the same call again."""
+    """Settings are keyword-only. `of_task` says that the run has to be a fitted task."""
 
-    goes_on = False
+    of_task = False
 
     @abstractmethod
     def smaller(self, work: Work) -> Smaller:

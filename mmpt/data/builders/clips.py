@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def _cut(video: Video, frames: int) -> list[ClipRecord]:
     count = -(-video.length // frames)
     edges = [number * video.length // count for number in range(count + 1)]
     records = []
-    for part, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True), start=1):
+    for part, (start, stop) in enumerate(pairwise(edges), start=1):
         place = video.file.place if count == 1 else f"{video.file.place} (part {part} of {count})"
         records.append(ClipRecord(place, video.file.size // count, video, start, stop, part, count))
     return records

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mmpt.data.builders.files import FileRecord, read_file
-from mmpt.data.decode import animation_frames, check_frames, open_picture, repeats
+from mmpt.data.decode import animation_frames, animation_times, check_frames, open_picture, repeats
 from mmpt.data.mjpeg import split_jpegs
 from mmpt.errors import DataError
 
 FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+UNTIMED = (".mjpeg", *FILMS)
 
 
 class Video(NamedTuple):
@@ -57,11 +58,17 @@ def measured(file: FileRecord, stills: tuple[FileRecord, ...] = ()) -> Video:
                 raise DataError(f"frame '{still.name}': not a PNG, JPEG or WebP picture") from error
         counts = [1] * len(stills)
     else:
-        frames = [(frame.size, duration) for frame, duration in _stored(file)]
-        sizes = [size for size, _ in frames]
-        counts = repeats([duration for _, duration in frames])
+        sizes, counts = _counted(file)
     check_frames(sizes[:1] * sum(counts) if len(set(sizes)) == 1 else sizes)
     return Video(file, stills, tuple(counts))
+
+
+def _counted(file: FileRecord) -> tuple[list[tuple[int, int]], list[int]]:
+    if PurePosixPath(file.name).suffix.lower() in UNTIMED:
+        sizes = [frame.size for frame, _ in _stored(file)]
+        return sizes, [1] * len(sizes)
+    size, times = animation_times(read_file(file))
+    return [size], repeats(times)
 
 
 def _stored(file: FileRecord) -> Iterator[tuple[Image.Image, float]]:

@@ -34,14 +34,15 @@ class DisentangledPool(Pool, LossBeside):
         size: W, at most 64: the product has its square.
         heads: must divide W.
         weight: of the bound in the loss; at 0 there is neither bound nor estimator.
-        estimator_rate: learning rate of the estimator.
+        estimator_rate: learning rate of the estimator. It has to follow the model: one that lags behind lets the bound
+            fall far below 0, where it says nothing.
     """
 
     streams = 2
     name = "mutual_information"
 
     def __init__(
-        self, width: int, *, size: int = 32, heads: int = 4, weight: float = 0.1, estimator_rate: float = 1e-3
+        self, width: int, *, size: int = 32, heads: int = 4, weight: float = 0.1, estimator_rate: float = 1e-2
     ) -> None:
         super().__init__()
         if not 1 <= size <= LARGEST:

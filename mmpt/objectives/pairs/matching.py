@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmpt.errors import ConfigError
 from mmpt.objectives.generated_negatives import GeneratedSettings
 from mmpt.objectives.loss_prediction import Figures
 from mmpt.objectives.pairs import PairLoss
@@ -32,6 +33,8 @@ class Matching(PairLoss):
         generated: GeneratedSettings | None = None,
     ) -> None:
         super().__init__(streams=streams, weight=weight)
+        if generated is not None and generated.stream not in streams:
+            raise ConfigError(f"generated.stream: expected {' or '.join(streams)}, got '{generated.stream}'")
         self.generated, self.needs_unmatched = generated, generated is None
         self.head = nn.Linear(2 * width, 2)
 

@@ -58,5 +58,8 @@ def channel_scale(
     patches: UInt8[Tensor, "*rows P"],
 ) -> tuple[Float[Tensor, "*rows 1 3"], Float[Tensor, "*rows 1 3"]]:
     """What is taken off each channel, and what the rest is divided by."""
-    variance, mean = torch.var_mean(patches.unflatten(-1, (-1, 3)) / 255, dim=-2, keepdim=True)
+    pixels = patches.unflatten(-1, (-1, 3)) / 255
+    mean = pixels.mean(dim=-2, keepdim=True)
+    # by hand: torch's own warns where there is no patch at all
+    variance = (pixels - mean).square().sum(dim=-2, keepdim=True) / (pixels.shape[-2] - 1)
     return mean, variance.sqrt() + 1e-6

@@ -42,9 +42,9 @@ class VideoView(View):
     def explain(self) -> list[Html]:
         """The three strips, and what becomes of standardised tubelets."""
         lines = [
-            "Clips, frames from left to right: original; hidden tubelets in grey; hidden tubelets predicted, the others as "
-            "they are.",
-            "Targets are standardised by tubelet and channel: predictions are shown on each one's true mean and deviation.",
+            "Clips, frames from left to right: original; hidden tubelets in grey; hidden tubelets predicted, the "
+            "others as they are.",
+            "Targets are standardised by tubelet and channel: predictions are shown on the true mean and deviation.",
         ]
         return [escape(" ".join(lines if self.target.normalize else lines[:1]))]
 
