@@ -136,8 +136,8 @@ def _certificate(
         "largest_difference": max(differences.values()),
         "differences": dict(differences),
         "tolerance": tolerance,
-        "compared": "latents of made-up samples of three lengths in one padded batch (with a group norm over "
-        "time: each by itself), float32, on the CPU",
+        "compared": "latents of made-up samples of three lengths in one padded batch (of a model with a group norm "
+        "over time: each by itself), float32, on the CPU",
         "step": encoder.step,
         "source_sha256": weights_sha256(encoder, run),
         "versions": {name: version(name) for name in ("mmpt", "torch", "transformers", "timm", "safetensors")},
