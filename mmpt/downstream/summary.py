@@ -34,7 +34,7 @@ def _row(probe: Mapping[str, Any]) -> list[str]:
     gain = probe["gain"]
     return [
         f"{' + '.join(probe['streams'])}: {probe['label']} ({len(probe['classes'])})",
-        SCORE_NAMES[probe["score"]] if kind == "linear" else f"{KINDS[kind]}, {SCORE_NAMES[probe['score']]}",
+        SCORE_NAMES[probe["score"]] if kind == "linear" else f"{KINDS[kind]},\n{SCORE_NAMES[probe['score']]}",
         f"{scores['pretrained']:.3f}",
         f"{scores['untrained']:.3f}" if "untrained" in scores else "-",
         f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "-",

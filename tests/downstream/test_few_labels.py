@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -30,6 +31,12 @@ from mmpt.errors import DataError
 from mmpt.report.probes import probes_section
 
 SHARES = (0.02, 0.2, 1.0)
+
+
+@pytest.fixture(scope="module")
+def run(run, tmp_path_factory):
+    """A copy: other tests read all probes of the run."""
+    return shutil.copytree(run, tmp_path_factory.mktemp("runs") / "copy")
 
 
 @pytest.fixture(scope="module")
