@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from mmpt.errors import ConfigError
 from mmpt.finetune.examples import Examples
-from mmpt.finetune.tasks import Task
+from mmpt.finetune.objective import labels_of
+from mmpt.finetune.tasks import RowTask
 from mmpt.finetune.tasks.classifier import Classifier
-from mmpt.tokens import Labels
+from mmpt.tokens import Batch, Labels
 
 Distance = Literal["kl", "mse"]
 
 
-class Taught(Task):
+class Taught(RowTask):
     """The student's side of a task: a training label is the teacher's outputs and a label's own numbers behind them.
 
     Args:
@@ -29,7 +30,7 @@ class Taught(Task):
 
     def __init__(
         self,
-        inner: Task,
+        inner: RowTask,
         *,
         scalar: bool,
         distance: Distance,
@@ -44,7 +45,7 @@ class Taught(Task):
             )
         self.inner, self.facts, self.scalar, self.distance = inner, inner.facts, scalar, distance
         self.label_weight, self.teacher_weight, self.temperature = label_weight, teacher_weight, temperature
-        self.metrics = inner.metrics  # type: ignore[misc]
+        self.metrics = inner.metrics
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """Nothing new."""
@@ -54,6 +55,11 @@ class Taught(Task):
     def size(self) -> int:
         """The inner task's."""
         return self.inner.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a training label."""
+        return (self.size + int(np.prod(self.inner.shape)),)
 
     def head(self) -> nn.Module:
         """The inner task's."""
@@ -67,13 +73,15 @@ class Taught(Task):
         """A training label."""
         return np.concatenate([said, np.asarray(label, dtype=np.float64).ravel()]).astype(np.float32)
 
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The weighted sum, one number a row."""
+        labels = labels_of(batch)
         said, own = labels.values[:, : self.size], labels.values[:, self.size :]
         own = own.squeeze(1) if self.scalar else own
         total = self.teacher_weight * self._apart(outputs.float(), said.float())
         if self.label_weight:
-            total = total + self.label_weight * self.inner.loss(outputs, Labels(own, labels.known))
+            alone = batch._replace(labels=Labels(own, labels.known))
+            total = total + self.label_weight * self.inner.loss(outputs, alone)
         return total
 
     def _apart(self, outputs: Float[Tensor, "B P"], said: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
@@ -82,20 +90,24 @@ class Taught(Task):
         goal, own = ((x / self.temperature).log_softmax(1) for x in (said, outputs))
         return self.temperature**2 * (goal.exp() * (goal - own)).sum(1)
 
-    def scores(self, outputs: Tensor) -> np.ndarray:
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """The inner task's."""
-        return self.inner.scores(outputs)
+        return self.inner.scores(outputs, batch)
 
-    def decode(self, scores: np.ndarray) -> list[Any]:
+    def decode(self, scores: Sequence[np.ndarray]) -> list[Any]:
         """The inner task's."""
         return self.inner.decode(scores)
 
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """The inner task's."""
+        return self.inner.confusion(evidence)
+
+    def guess(self, learned: np.ndarray) -> np.ndarray:
         """Of the training labels, whether a sample's own or the teacher's guess."""
-        own = labels[:, self.size :]
+        own = learned[:, self.size :]
         if self.scalar:
             own = own[:, 0]
-        return self.inner.trivial(own.astype(np.int64) if isinstance(self.inner, Classifier) else own)
+        return self.inner.guess(own.astype(np.int64) if isinstance(self.inner, Classifier) else own)
 
 
 class Joined(Examples):
@@ -117,6 +129,11 @@ class Joined(Examples):
         """For messages."""
         part, own = self.places[number]
         return part.place(own)
+
+    def has(self, number: int, name: str) -> bool:
+        """Of the part that has it."""
+        part, own = self.places[number]
+        return part.has(own, name)
 
     def values(self, number: int) -> dict[str, Any]:
         """Of the part that has it."""

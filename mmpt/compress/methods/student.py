@@ -13,17 +13,18 @@ from mmpt.compress.taught import Distance, Joined, Taught
 from mmpt.config import component
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
-from mmpt.finetune.evaluate import evaluated, outputs_of
+from mmpt.finetune.evaluate import evaluated, outputs_by_batch
 from mmpt.finetune.examples import ShardExamples, examples_of
-from mmpt.finetune.fit import Loop, Part
+from mmpt.finetune.loop import Loop
 from mmpt.finetune.objective import Supervised
+from mmpt.finetune.parts import Part
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.rows import known_labels
 from mmpt.finetune.saved import TASK, clear, save, settings_of
 from mmpt.finetune.saved import load as load_task
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
-from mmpt.finetune.tasks import Task
+from mmpt.finetune.tasks import RowTask, Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.model import MaskedModel
 from mmpt.training import engine
@@ -91,7 +92,11 @@ class StudentMethod(Method):
         teacher = load_task(work.run)
         encoder = self._encoder(teacher)
         kind = type(teacher)
-        inner = component(Task, f"{kind.__module__}.{kind.__name__}", **settings_of(teacher)).build(encoder)
+        if not isinstance(teacher, RowTask):
+            raise ConfigError(
+                f"run: {kind.__name__} says more than one thing of a sample, and students learn of samples"
+            )
+        inner = component(RowTask, f"{kind.__module__}.{kind.__name__}", **settings_of(teacher)).build(encoder)
         inner.facts = teacher.facts
         taught, parts = self._parts(work, teacher, inner)
         result = self._fit(work, taught, parts)
@@ -131,7 +136,7 @@ class StudentMethod(Method):
         backbone.requires_grad_(False).eval().to(own.device)
         return Encoder(backbone, own.modalities, recipe, None, own.device, None)
 
-    def _parts(self, work: Work, teacher: Task, inner: Task) -> tuple[Taught, dict[str, Part]]:
+    def _parts(self, work: Work, teacher: RowTask, inner: RowTask) -> tuple[Taught, dict[str, Part]]:
         """Samples of each purpose; training ones with what the teacher says of them."""
         shards = work.manifest.folder
         label, inputs = teacher.label, inner.inputs
@@ -141,13 +146,12 @@ class StudentMethod(Method):
             examples.append(cast("ShardExamples", examples_of(self.labelled, inputs, label=label, split="train")))
         joined = Joined(examples)
         model = cast("MaskedModel", teacher.model)
-        outputs = outputs_of(teacher, model, joined, batch_size=64)
-        if outputs.ndim != 2:
-            raise ConfigError(
-                f"run: {type(teacher).__name__} says something of every token, and students learn of samples"
-            )
-        guesses = [inner.read(guess) for guess in teacher.decode(teacher.scores(outputs))]
-        own = known_labels(inner, joined)
+        outputs, scores = [], []
+        for batch, said_of_batch in outputs_by_batch(teacher, model, joined, None, batch_size=64):
+            outputs.append(said_of_batch.float().numpy())
+            scores += teacher.scores(said_of_batch, batch)
+        guesses = [inner.read(guess) for guess in teacher.decode(scores)]
+        own, _ = known_labels(inner, joined)
         labels = [guess if known is None else known for guess, known in zip(guesses, own, strict=True)]
         taught = Taught(
             inner,
@@ -157,12 +161,12 @@ class StudentMethod(Method):
             teacher_weight=self.teacher_weight,
             temperature=self.temperature,
         )
-        said = outputs.float().numpy()
+        said = np.concatenate(outputs)
         known: list[np.ndarray | None] = [taught.with_teacher(*both) for both in zip(said, labels, strict=True)]
         parts = {"train": Part(joined, known)}
         for purpose, place in (("validation", self.validation), ("test", self.test)):
             other = examples_of(place or shards, inputs, label=label, split=purpose)
-            parts[purpose] = Part(other, known_labels(inner, other))
+            parts[purpose] = Part(other, known_labels(inner, other)[0])
             if not len(parts[purpose].usable):
                 raise DataError(f"{other.where}: no sample has a label '{label}'")
         return taught, parts
