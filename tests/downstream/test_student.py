@@ -15,7 +15,7 @@ from mmpt.downstream.encoder import load
 from mmpt.errors import ConfigError
 from mmpt.finetune.saved import load as load_task
 from mmpt.finetune.tasks import Task
-from mmpt.tokens import Labels
+from mmpt.tokens import Batch, Labels
 
 FACTS = {
     "classifier": {"classes": ["hill", "sea", "sky"], "counts": [3, 4, 5]},
@@ -36,17 +36,23 @@ def taught_of(run):
     return make
 
 
-def labels_of(taught, said, labels):
-    rows = [taught.with_teacher(own, taught.read(label)) for own, label in zip(said, labels, strict=True)]
-    return Labels(torch.from_numpy(np.stack(rows)), torch.ones(len(rows), dtype=torch.bool))
+def batch_of(values):
+    """Rows that all have a label."""
+    uid = torch.arange(len(values))
+    labels = Labels(torch.from_numpy(np.stack(values)), torch.ones(len(values), dtype=torch.bool))
+    return Batch({}, uid, uid, "finetune", 0, labels)
+
+
+def taught_rows(taught, said, labels):
+    return batch_of([taught.with_teacher(own, taught.read(label)) for own, label in zip(said, labels, strict=True)])
 
 
 @pytest.mark.parametrize("kind", list(FACTS))
 def test_a_student_that_says_what_its_teacher_says_has_the_loss_of_the_labels_alone(taught_of, kind):
     taught = taught_of(kind, teacher_weight=0.7)
     said = torch.randn(2, taught.size)
-    labels = labels_of(taught, said.numpy(), LABELS[kind])
-    own = Labels(torch.from_numpy(np.stack([taught.read(label) for label in LABELS[kind]])), labels.known)
+    labels = taught_rows(taught, said.numpy(), LABELS[kind])
+    own = batch_of([taught.read(label) for label in LABELS[kind]])
     assert_close(taught.loss(said, labels).double(), taught.inner.loss(said, own).double())
     assert (taught.loss(said + 1.5 * torch.arange(taught.size) + 1, labels) != taught.loss(said, labels)).all()
 
@@ -55,7 +61,7 @@ def test_a_student_that_says_what_its_teacher_says_has_the_loss_of_the_labels_al
 def test_without_the_teachers_weight_training_is_supervised(taught_of, kind):
     taught = taught_of(kind, teacher_weight=0.0)
     outputs, one, other = torch.randn(3, 2, taught.size)
-    first, second = (taught.loss(outputs, labels_of(taught, said.numpy(), LABELS[kind])) for said in (one, other))
+    first, second = (taught.loss(outputs, taught_rows(taught, said.numpy(), LABELS[kind])) for said in (one, other))
     assert torch.equal(first, second)
 
 
@@ -64,7 +70,7 @@ def test_the_divergence_is_that_of_the_formula(taught_of):
     outputs, said = torch.randn(2, 2, 3)
     goal, own = ((x / 2).log_softmax(1) for x in (said, outputs))
     wanted = 0.3 * 4 * torch.nn.functional.kl_div(own, goal, log_target=True, reduction="none").sum(1)
-    assert_close(taught.loss(outputs, labels_of(taught, said.numpy(), LABELS["classifier"])), wanted)
+    assert_close(taught.loss(outputs, taught_rows(taught, said.numpy(), LABELS["classifier"])), wanted)
 
 
 def test_probabilities_are_of_classes_alone(taught_of):
