@@ -65,12 +65,6 @@ class Task(ABC):
             if name not in encoder.modalities:
                 there = ", ".join(encoder.modalities)
                 raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}")
-        joined = cast("type[Pool]", self.pool.target).streams
-        if joined and len(self.inputs) != joined:
-            raise ConfigError(
-                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
-                f"of {', '.join(encoder.modalities)}"
-            )
         self.facts: dict[str, Any] = {}  # what was learned of the labels
         self.model: MaskedModel | None = None  # once fitted
 
@@ -243,6 +237,12 @@ class RowTask(Task):
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs)
         self.pool = pool or component(Pool, "mean")
+        joined = cast("type[Pool]", self.pool.target).streams
+        if joined and len(self.inputs) != joined:
+            raise ConfigError(
+                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
+                f"of {', '.join(encoder.modalities)}"
+            )
 
     @property
     @abstractmethod
