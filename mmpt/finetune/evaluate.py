@@ -1,9 +1,11 @@
 """What a fitted model says of samples, and how good that is."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmpt.downstream.result import Interval
 from mmpt.errors import DataError
@@ -13,6 +15,7 @@ from mmpt.finetune.objective import Supervised
 from mmpt.finetune.rows import Known, Rows, known_labels, usable
 from mmpt.finetune.tasks import Task
 from mmpt.model import MaskedModel
+from mmpt.tokens import Batch
 
 
 class Judged(NamedTuple):
@@ -23,20 +26,31 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judged(task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int) -> Judged:
-    """Of the samples that have a label, as `known_labels` gives them; None: of all samples, and nothing is right."""
+def outputs_by_batch(
+    task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of the samples that have a label, or of all samples where no labels are given, and the outputs for them.
+
+    Both on the host; the model is in eval mode meanwhile.
+    """
     objective = cast("Supervised", model.objective)
     rows, device = Rows(task, examples, known), next(model.parameters()).device
     numbers = np.arange(len(examples)) if known is None else usable(known)
-    training, found = model.training, Judged([], [])
+    training = model.training
     model.eval()
     for start in range(0, len(numbers), batch_size):
         batch = rows.batch(numbers[start : start + batch_size].tolist())
-        outputs = objective.outputs(model.backbone, batch.to(device)).cpu()
+        yield batch, objective.outputs(model.backbone, batch.to(device)).cpu()
+    model.train(training)
+
+
+def judged(task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int) -> Judged:
+    """Of the samples that have a label, as `known_labels` gives them; None: of all samples, and nothing is right."""
+    found = Judged([], [])
+    for batch, outputs in outputs_by_batch(task, model, examples, known, batch_size=batch_size):
         found.scores.extend(task.scores(outputs, batch))
         if known is not None:
             found.true.extend(task.truth(batch))
-    model.train(training)
     return found
 
 

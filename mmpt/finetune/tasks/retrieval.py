@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -93,6 +93,8 @@ class Retrieval(Task):
             raise ConfigError(f"size, temperature: expected 1 or more and above 0, got {size} and {temperature}")
         self.streams, self.size, self.temperature = tuple(streams), size, temperature
         self.pool = pool or component(Pool, "mean")
+        if cast("type[Pool]", self.pool.target).streams:
+            raise ConfigError(f"pool: '{self.pool.name}' joins streams, and each is by itself here; use another")
         self.metrics = metrics_of(self.streams)
 
     @property
