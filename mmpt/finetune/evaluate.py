@@ -25,7 +25,6 @@ class Judged(NamedTuple):
     scores: list[np.ndarray]
 
 
-@torch.no_grad()
 def outputs_by_batch(
     task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int
 ) -> Iterator[tuple[Batch, Tensor]]:
@@ -40,7 +39,9 @@ def outputs_by_batch(
     model.eval()
     for start in range(0, len(numbers), batch_size):
         batch = rows.batch(numbers[start : start + batch_size].tolist())
-        yield batch, objective.outputs(model.backbone, batch.to(device)).cpu()
+        with torch.no_grad():
+            outputs = objective.outputs(model.backbone, batch.to(device)).cpu()
+        yield batch, outputs
     model.train(training)
 
 
