@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmpt.errors import ConfigError
+from mmpt.finetune.evaluate import outputs_by_batch
 from mmpt.finetune.examples import Examples
-from mmpt.finetune.objective import Supervised, labels_of
-from mmpt.finetune.rows import Rows
+from mmpt.finetune.objective import labels_of
 from mmpt.finetune.tasks import RowTask, Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.tokens import Batch, Content, Labels
@@ -20,16 +20,12 @@ Distance = Literal["kl", "mse"]
 ROWS = 64  # that a teacher looks at in one go
 
 
-@torch.no_grad()
 def said_by(task: Task, examples: Examples) -> tuple[Float[np.ndarray, "B P"], list[Any]]:
     """Outputs of a fitted task's head, and what they come to for people; one of each for every sample."""
-    model = task.fitted_model()
-    objective, device = cast("Supervised", model.objective), next(model.parameters()).device
-    rows, outputs, scores = Rows(task, examples, None), [], []
-    for start in range(0, len(examples), ROWS):
-        batch = rows.batch(range(start, min(start + ROWS, len(examples))))
-        outputs.append(objective.outputs(model.backbone, batch.to(device)).float().cpu())
-        scores += task.scores(outputs[-1], batch)
+    outputs, scores = [], []
+    for batch, own in outputs_by_batch(task, task.fitted_model(), examples, None, batch_size=ROWS):
+        outputs.append(own.float())
+        scores.extend(task.scores(own, batch))
     return torch.cat(outputs).numpy(), task.decode(scores)
 
 
