@@ -10,6 +10,10 @@ median of the repeats' ratios; the goal is 1.6. FLOPs are counted by torch, of f
 - loss predictor alone: nobody is asked what to hide.
 - hard patch mining: the loss predictor is as deep as the decoder, as in the paper.
 - one block: the same with a loss predictor of a single block.
+- one block, quick look: and the teacher, whose numbers are only ranked, looks with `precision: auto`, which is bfloat16
+  where the processor multiplies it natively. The rest is in float32, as on the other sides. The recipe has this.
+- two masks: one block, and every picture is hidden twice a step (`masks_per_sample: 2`), of half as many pictures; the
+  teacher looks once at each. As many rows go through the model as on the other sides.
 """
 
 import statistics
@@ -35,6 +39,7 @@ from mmpt.objectives.masking.algebra import MaskingSettings
 from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.predictors import Predictor
 from mmpt.objectives.targets import Target
+from mmpt.objectives.teacher import TeacherSettings
 from mmpt.tokens import Batch
 from mmpt.trunk.transformer import Transformer
 
@@ -72,12 +77,23 @@ def settings_of(sizes: Sizes, loss_depth: int, *, guided: bool) -> StreamSetting
     )
 
 
-def contender_of(
-    name: str, image: Image, batches: list[Batch], sizes: Sizes, loss_depth: int, *, guided: bool
-) -> Contender:
+@dataclass(frozen=True)
+class Side:
+    """What is compared."""
+
+    name: str
+    loss_depth: int
+    guided: bool = True
+    teacher: TeacherSettings | None = None
+    masks: int = 1
+
+
+def contender_of(side: Side, image: Image, batches: list[Batch], sizes: Sizes) -> Contender:
     """One side; its teacher follows whenever its optimiser has stepped."""
     trunk = Transformer(1, width=sizes.width, depth=sizes.depth, heads=sizes.heads)
-    model = wired("image", image, trunk, settings_of(sizes, loss_depth, guided=guided))
+    settings = settings_of(sizes, side.loss_depth, guided=side.guided)
+    model = wired("image", image, trunk, settings, teacher=side.teacher, masks_per_sample=side.masks)
+    batches = [part_of(batch, sizes.images // side.masks) for batch in batches]
     losses, optimizer = [partial(mmpt_loss, model, batch) for batch in batches], optimizer_of(model)
     counts = [sizes.images] * len(batches)
     # torch counts nothing for the CPU's fused attention
@@ -85,7 +101,16 @@ def contender_of(
         losses[0]().backward()
     optimizer.zero_grad(set_to_none=True)
     optimizer.register_step_post_hook(lambda *_: model.after_update(0.0))
-    return Contender(name, losses, optimizer, counts, counts, [float(counter.get_total_flops())] * len(batches))
+    return Contender(side.name, losses, optimizer, counts, counts, [float(counter.get_total_flops())] * len(batches))
+
+
+def part_of(batch: Batch, rows: int) -> Batch:
+    """Its first rows."""
+    streams = {
+        name: content._replace(**{field: getattr(content, field)[:rows] for field in content._fields[:5]})
+        for name, content in batch.streams.items()
+    }
+    return batch._replace(streams=streams, uid=batch.uid[:rows], draw=batch.draw[:rows])
 
 
 def contenders_of(sizes: Sizes, seed: int) -> list[Contender]:
@@ -96,14 +121,16 @@ def contenders_of(sizes: Sizes, seed: int) -> list[Contender]:
     batches = [
         batch_of("image", image.collate([[patches] for patches in own], None), n) for n, own in enumerate(pictures)
     ]
-    depth = sizes.decoder_depth
+    depth, quick = sizes.decoder_depth, TeacherSettings(precision="auto")
     sides = (
-        ("masked autoencoder", 0, False),
-        ("loss predictor alone", depth, False),
-        ("hard patch mining", depth, True),
-        ("hard patch mining, one block", 1, True),
+        Side("masked autoencoder", 0, guided=False),
+        Side("loss predictor alone", depth, guided=False),
+        Side("hard patch mining", depth),
+        Side("hard patch mining, one block", 1),
+        Side("hard patch mining, one block, quick look", 1, teacher=quick),
+        Side("hard patch mining, one block, two masks", 1, masks=2),
     )
-    return [contender_of(name, image, batches, sizes, own, guided=guided) for name, own, guided in sides]
+    return [contender_of(side, image, batches, sizes) for side in sides]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +71,14 @@ def shaken(peer: nn.Module) -> nn.Module:
     return peer.train()
 
 
-def wired(name: str, modality: Modality, trunk: Transformer, settings: StreamSettings) -> MaskedModel:
+def wired(
+    name: str, modality: Modality, trunk: Transformer, settings: StreamSettings, **of_objective: Any
+) -> MaskedModel:
     """A model of one stream."""
     modalities = {name: modality}
     backbone = Backbone(modalities, trunk)
-    return MaskedModel(backbone, MaskedPrediction(backbone, modalities, streams={name: settings})).train()
+    objective = MaskedPrediction(backbone, modalities, streams={name: settings}, **of_objective)
+    return MaskedModel(backbone, objective).train()
 
 
 def batch_of(name: str, content: Content, number: int) -> Batch:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmpt.data.builders.labs import build_labs
     from mmpt.data.builders.speech import build_speech
     from mmpt.data.builders.text import build_text
+    from mmpt.data.builders.video import build_video
     from mmpt.data.index import index_folder
     from mmpt.data.inspect import inspect_folder
     from mmpt.data.manifest import Manifest, load_manifest
@@ -39,6 +40,7 @@ __all__ = [
     "build_labs",
     "build_speech",
     "build_text",
+    "build_video",
     "index_folder",
     "inspect_folder",
     "load",
@@ -54,6 +56,7 @@ _HOMES = {
     "mmpt.data.builders.labs": ("build_labs",),
     "mmpt.data.builders.speech": ("build_speech",),
     "mmpt.data.builders.text": ("build_text",),
+    "mmpt.data.builders.video": ("build_video",),
     "mmpt.data.index": ("index_folder",),
     "mmpt.data.inspect": ("inspect_folder",),
     "mmpt.data.manifest": ("Manifest", "load_manifest"),

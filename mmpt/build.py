@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mmpt.data.unit_labels import unit_facts, unit_places
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import Backbone, MaskedModel
+from mmpt.objectives.frozen import FrozenRun
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.teacher import Teacher
 from mmpt.settings import Recipe
@@ -96,9 +97,16 @@ def build_backbone(recipe: Recipe, modalities: Mapping[str, Modality]) -> Backbo
         return Backbone(modalities, recipe.trunk.build(len(modalities)))
 
 
-def build_model(recipe: Recipe, modalities: Mapping[str, Modality]) -> MaskedModel:
-    """Backbone and objective with fresh weights that depend on training.seed alone."""
+def build_model(
+    recipe: Recipe, modalities: Mapping[str, Modality], begin: Callable[[Backbone], object] | None = None
+) -> MaskedModel:
+    """Backbone and objective with fresh weights that depend on training.seed alone.
+
+    `begin` may fill the backbone with others before the objective is built on it: a teacher is a copy of it.
+    """
     backbone = build_backbone(recipe, modalities)
+    if begin is not None:
+        begin(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed + 1)
         model = MaskedModel(backbone, recipe.objective.build(backbone, modalities))
@@ -128,6 +136,21 @@ def build_sources(recipe: Recipe, modalities: Mapping[str, Modality]) -> list[So
     return [Source(name, number, settings, modalities, seed) for number, (name, settings) in items]
 
 
+def check_rows(model: MaskedModel, sources: Sequence[Source]) -> None:
+    """An objective that makes one vector of a row can have no packed ones; rows that only are negatives ask for one."""
+    for source in sources:
+        if source.hard is not None and not model.objective.compares_rows:
+            raise ConfigError(
+                f"data.sources.{source.name}.hard: this objective does not compare rows, and would train on negatives "
+                "as on any sample; use objective=embedding, or leave it out"
+            )
+        if model.objective.one_document and source.plan.row_size is not None:
+            raise ConfigError(
+                f"data.sources.{source.name}.layout: this objective makes one vector of a row, and packed rows hold "
+                "several documents; use layout=samples or layout=budget"
+            )
+
+
 def source_weights(recipe: Recipe, sources: Sequence[Source]) -> list[float]:
     """Relative share of the steps of each source, as multilingual BERT samples languages (Devlin et al. 2018)."""
     weights = [settings.weight for settings in recipe.data.sources.values()]
@@ -145,10 +168,20 @@ def save_facts(run: Path, facts: Mapping[str, Facts]) -> None:
     for stream, fact in facts.items():
         values = dict(fact.values)
         if "tokenizer" in values:
-            shutil.copytree(fact.folder / values["tokenizer"], run / "tokenizer" / stream, dirs_exist_ok=True)
+            kept = run / "tokenizer" / stream
+            shutil.copytree(fact.folder / values["tokenizer"], kept, dirs_exist_ok=True, ignore=_no_tokenizer)
             values["tokenizer"] = f"tokenizer/{stream}"
         plain[stream] = {"values": values, "statistics": dict(fact.statistics)}
     (run / "facts.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _no_tokenizer(folder: str, names: list[str]) -> list[str]:
+    """What else lies in a folder with a tokenizer: another library's has weights beside it."""
+    return [
+        name
+        for name in names
+        if not name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges"))
+    ]
 
 
 def load_facts(run: Path) -> dict[str, Facts]:
@@ -191,6 +224,7 @@ def parameter_counts(model: MaskedModel) -> dict[str, int]:
     """By part; the objective's are those that the backbone does not share. A teacher is counted by itself."""
     backbone = model.backbone
     teachers = [part for part in model.modules() if isinstance(part, Teacher)]
+    frozen = {f"{part.run} (frozen, not saved)": part.size for part in model.modules() if isinstance(part, FrozenRun)}
     copied = count_parameters(teachers)
     encoders = {f"encoder {name}": count_parameters([module]) for name, module in backbone.encoders.items()}
     whole, shared = count_parameters([model]) - copied, count_parameters([backbone])
@@ -200,4 +234,5 @@ def parameter_counts(model: MaskedModel) -> dict[str, int]:
         "objective": whole - shared,
         "all": whole,
         **({"teacher (a copy, not trained)": copied} if teachers else {}),
+        **frozen,
     }

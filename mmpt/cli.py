@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mmpt.cli_build import add_build, add_processes, add_split, add_tokenizer, summarise
+from mmpt.cli_evaluation import add_evaluation_verbs
 from mmpt.cli_finetune import add_finetune_verbs
 from mmpt.cli_pairs import add_pair_verbs
 from mmpt.cli_training import add_training_verbs, add_verb
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add_index(verbs)
     add_inspect(verbs)
     add_training_verbs(verbs)
+    add_evaluation_verbs(verbs)
     add_units(verbs)
     add_hubert(verbs)
     add_finetune_verbs(verbs)

@@ -16,12 +16,13 @@ SHOWN_REASONS = 5
 
 
 def add_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`mmpt build text|images|speech|ecg|labs`."""
+    """`mmpt build text|images|video|speech|ecg|labs`."""
     build = verbs.add_parser("build", help="turn raw files into shards with a manifest")
     kinds = build.add_subparsers(title="kinds", metavar="KIND", required=True)
     for name, add in (
         ("text", _add_text),
         ("images", _add_images),
+        ("video", _add_video),
         ("speech", _add_speech),
         ("ecg", _add_ecg),
         ("labs", _add_labs),
@@ -61,6 +62,33 @@ def _add_images(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--size", type=int, help="shrink the shorter side to so many pixels (default: keep the files' bytes)"
     )
     return images
+
+
+def _add_video(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    video = add_verb(
+        kinds,
+        "video",
+        "animated gif, png and webp files, folders of numbered frames, and films where PyAV is installed",
+        "mmpt build video clips/ --out shards/clips --frames 32 --size 128 --labels clips.csv",
+    )
+    video.add_argument("source", metavar="SRC", help="folder (searched to the bottom) or .zip")
+    video.add_argument("--captions", metavar="FILE", help=".csv or .jsonl with columns file, caption (and group)")
+    video.add_argument(
+        "--labels", metavar="FILE", help=".csv or .jsonl with columns file, label (and group); may be the same"
+    )
+    video.add_argument(
+        "--frames", type=int, default=64, help="cut longer videos into clips of at most so many frames (default: 64)"
+    )
+    video.add_argument(
+        "--size", type=int, help="shrink the shorter side to so many pixels (default: keep the frames' own)"
+    )
+    video.add_argument(
+        "--storage",
+        choices=("mjpeg", "apng"),
+        default="mjpeg",
+        help="of the members; apng is lossless (default: mjpeg)",
+    )
+    return video
 
 
 def _add_speech(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:

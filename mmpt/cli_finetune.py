@@ -1,4 +1,4 @@
-"""The verbs after pretraining: finetune, evaluate, predict, embed, export."""
+"""The verbs after pretraining: finetune, evaluate, predict, embed, export, compress."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,8 @@ FINETUNE = """a recipe says:
   train: shards/ecg
   strategy: {type: full, layer_decay: 0.75}
   fit: {epochs: 10, metric: macro_f1}
+other tasks: multi_label, regressor, token_tagger (words, frames, patches), ctc (transcripts), segmenter (pixels),
+retrieval (pairs of streams); docs/methods.md says more
 """
 
 
@@ -24,7 +26,11 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "  deepspeed --num_accelerators 2 --module mmpt finetune ecg_classes --out runs/beats encoder=runs/five",
         f"{FINETUNE}\n{EXITS}",
     )
-    finetune.add_argument("recipe", metavar="RECIPE", help="YAML file, or ecg_classes")
+    finetune.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="YAML file, or one of ecg_classes, image_text_pairs, medfuse_labs_note, speech_letters",
+    )
     finetune.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as fit.epochs=3")
     finetune.add_argument("--out", metavar="DIR", required=True, help="gets the fitted task")
     finetune.set_defaults(run=run_finetune)
@@ -65,6 +71,22 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     embed.set_defaults(run=run_embed)
     add_export(verbs)
+    add_compress(verbs)
+
+
+def add_compress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`mmpt compress`."""
+    compress = add_verb(
+        verbs,
+        "compress",
+        "make a smaller model of a run: fewer blocks, sparse weights, a student; with a table of what it costs",
+        "mmpt compress depth --out runs/shallow run=runs/ecg_mae data=shards/ecg",
+        EXITS,
+    )
+    compress.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name in configs/compress")
+    compress.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as method.depth=2")
+    compress.add_argument("--out", metavar="DIR", required=True, help="gets the run folder")
+    compress.set_defaults(run=run_compress)
 
 
 def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -112,6 +134,15 @@ def run_finetune(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_compress(arguments: argparse.Namespace) -> int:
+    """`mmpt compress`."""
+    from mmpt.compress.command import compress
+
+    console = console_for_tables()
+    console.print(compress(arguments.recipe, *arguments.settings, out=arguments.out, console=console).table())
+    return 0
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """`mmpt evaluate`."""
     from rich.table import Table
@@ -119,7 +150,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mmpt.finetune.saved import load
 
     task = load(arguments.task)
-    table = Table("metric", "score and 95 % interval", title=f"{task.label} of {arguments.data}")
+    table = Table("metric", "score and 95 % interval", title=f"{task.title}: {arguments.data}")
     for name, value in task.evaluate(arguments.data).items():
         table.add_row(name, str(value))
     console_for_tables().print(table)

@@ -1,4 +1,4 @@
-"""The verbs about two streams: retrieve, zeroshot."""
+"""The verbs about what is alike: retrieve, zeroshot, mine."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from mmpt.cli_evaluation import add_shares, shares_of
 from mmpt.cli_training import add_verb, console_for_tables
 from mmpt.errors import DataError
 
@@ -17,15 +18,19 @@ PROMPTS = """FILE names a text, or a list of texts, for every class:
 
 
 def add_pair_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Both."""
+    """All of them."""
     retrieve = add_verb(
         verbs,
         "retrieve",
         "find one half of each pair by the other: recall at 1, 5 and 10, both ways, beside chance",
-        "mmpt retrieve runs/cmelt shards/ecg --streams ecg,text",
+        "mmpt retrieve runs/cmelt shards/ecg --streams ecg,text\n"
+        "  mmpt retrieve runs/five shards/images --streams image,text --shares 0.01,0.1,1",
+        "With --shares a linear map between the two streams' frozen features is fitted to so much of the training "
+        "pairs,\nand recall through it stands beside the untrained encoder, classical features and chance.\n",
     )
     _add_pair(retrieve)
     retrieve.add_argument("--split", default="test", help="where to look (default: test)")
+    add_shares(retrieve, "pairs")
     retrieve.add_argument("--json", action="store_true", help="print JSON instead of a table")
     retrieve.set_defaults(run=run_retrieve)
 
@@ -40,6 +45,25 @@ def add_pair_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
     zeroshot.add_argument("--label", required=True, metavar="FIELD", help="key of the labels")
     zeroshot.add_argument("--prompts", required=True, metavar="FILE", help="YAML: texts by class")
     zeroshot.set_defaults(run=run_zeroshot)
+    _add_mine(verbs)
+
+
+def _add_mine(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    mine = add_verb(
+        verbs,
+        "mine",
+        "find samples that a run's features take for each other, as hard negatives of a source (objective embedding)",
+        "mmpt mine runs/mirror shards/images --streams image,text --out hard/captions.safetensors",
+    )
+    mine.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    mine.add_argument("data", metavar="DATA", help="data set")
+    mine.add_argument("--streams", required=True, metavar="A[,B]", help="what asks, and what is found by it")
+    mine.add_argument("--out", required=True, metavar="FILE", help="a .safetensors file")
+    mine.add_argument("--split", default="train", help="where to look (default: train)")
+    mine.add_argument("--ranks", default="10:50", metavar="A:B", help="that become negatives (default: 10:50)")
+    mine.add_argument("--share", type=float, default=0.95, help="of the own half's similarity, at most (default: 0.95)")
+    mine.add_argument("--top", type=int, default=50, help="ranks among which the own half has to be (default: 50)")
+    mine.set_defaults(run=run_mine)
 
 
 def _add_pair(verb: argparse.ArgumentParser) -> None:
@@ -64,7 +88,30 @@ def run_retrieve(arguments: argparse.Namespace) -> int:
         console.print(json.dumps({"features": found.features, "directions": ways}), markup=False, soft_wrap=True)
     else:
         console.print(found.table())
+    if shares := shares_of(arguments):
+        _print_curves(arguments, shares)
     return 0
+
+
+def _print_curves(arguments: argparse.Namespace, shares: tuple[float, ...]) -> None:
+    from mmpt.downstream.few_pairs import few_pairs
+
+    console = console_for_tables()
+    curves = few_pairs(
+        arguments.run_folder,
+        arguments.data,
+        _streams(arguments),
+        shares=shares,
+        draws=arguments.draws,
+        splits=("train", arguments.split),
+        step=arguments.step,
+        console=console,
+    )
+    if arguments.json:
+        console.print(json.dumps(asdict(curves)), markup=False, soft_wrap=True)
+        return
+    for table in curves.tables():
+        console.print(table)
 
 
 def run_zeroshot(arguments: argparse.Namespace) -> int:
@@ -75,6 +122,27 @@ def run_zeroshot(arguments: argparse.Namespace) -> int:
     prompts = _prompts(Path(arguments.prompts))
     found = zero_shot(arguments.run_folder, arguments.data, streams, label=label, prompts=prompts, step=arguments.step)
     console_for_tables().print(found.table())
+    return 0
+
+
+def run_mine(arguments: argparse.Namespace) -> int:
+    """`mmpt mine`."""
+    from mmpt.downstream.mine import mine
+
+    first, _, last = arguments.ranks.partition(":")
+    if not (first.isdigit() and last.isdigit()):
+        raise DataError(f"--ranks: expected the first and the last one, as 10:50, got '{arguments.ranks}'")
+    found = mine(
+        arguments.run_folder,
+        arguments.data,
+        arguments.out,
+        streams=arguments.streams.split(","),
+        split=arguments.split,
+        ranks=(int(first), int(last)),
+        share=arguments.share,
+        top=arguments.top,
+    )
+    console_for_tables().print(str(found), markup=False)
     return 0
 
 

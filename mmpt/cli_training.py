@@ -1,4 +1,4 @@
-"""The verbs around training: samples, recipes, describe, pretrain, probe, show, report."""
+"""The verbs around training: samples, recipes, describe, pretrain, show, report."""
 
 import argparse
 import sys
@@ -41,25 +41,6 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     pretrain.add_argument("--out", metavar="RUN", help="run folder (default: runs/NAME of the recipe)")
     pretrain.set_defaults(run=run_pretrain)
 
-    probe = add_verb(
-        verbs,
-        "probe",
-        "linear and kNN probe of a run's frozen features, beside the untrained encoder",
-        "mmpt probe runs/five shards/images --label label",
-    )
-    probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
-    probe.add_argument("data", metavar="DATA", help="data set with labels")
-    probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
-    probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
-    probe.add_argument(
-        "--score",
-        choices=("accuracy", "balanced", "macro_f1"),
-        default="accuracy",
-        help="what settings are chosen by; macro_f1 for classes of very different sizes (default: accuracy)",
-    )
-    probe.add_argument("--skip-unlabelled", action="store_true", help="leave samples without the label out")
-    probe.set_defaults(run=run_probe)
-
     show = add_verb(
         verbs,
         "show",
@@ -77,7 +58,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     report = add_verb(
         verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/five"
     )
-    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
     report.set_defaults(run=run_report)
 
 
@@ -140,26 +121,6 @@ def run_pretrain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_probe(arguments: argparse.Namespace) -> int:
-    """`mmpt probe`."""
-    from mmpt.downstream.probe import probe
-
-    console = console_for_tables()
-    streams = arguments.streams.split(",") if arguments.streams else None
-    run, data = Path(arguments.run_folder), Path(arguments.data)
-    result = probe(
-        run,
-        data,
-        label=arguments.label,
-        streams=streams,
-        score=arguments.score,
-        skip_unlabelled=arguments.skip_unlabelled,
-        console=console,
-    )
-    console.print(result.table())
-    return 0
-
-
 def run_show(arguments: argparse.Namespace) -> int:
     """`mmpt show`."""
     from mmpt.report.show import show
@@ -174,10 +135,12 @@ def run_show(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     """`mmpt report`."""
     from mmpt.downstream.summary import summary
+    from mmpt.finetune.saved import RESULT, load_result
     from mmpt.report import write_report
+    from mmpt.report.fit import write_fit_report
 
     run, console = Path(arguments.run_folder), console_for_tables()
-    report = write_report(run)
+    report = write_fit_report(load_result(run), run) if (run / RESULT).exists() else write_report(run)
     if table := summary(run):
         console.print(table)
     console.print(f"report: {report}", markup=False)

@@ -10,6 +10,7 @@ from mmpt.config import dump_yaml, load_settings
 from mmpt.data.batches import source_shares
 from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
+from mmpt.training.beginning import told
 from mmpt.training.command import Built, build
 from mmpt.training.schedules import learning_rate
 from mmpt.trunk.feedforward.routed_experts import RoutedExperts
@@ -24,7 +25,7 @@ def describe(recipe: str | Path, overrides: list[str], *, ranks: int, console: C
     console.print(dump_yaml(settings), markup=False)
     console.print(_parameters(built))
     console.print(_sources(built))
-    for line in (*_steps(built, ranks), _memory(built, ranks)):
+    for line in (*told(built.origin), *_steps(built, ranks), _memory(built, ranks)):
         console.print(line, markup=False)
     console.print(_rates(settings))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmpt.encoders import Encoder, Modality
 from mmpt.objectives import Hidden, Objective, Step
-from mmpt.tokens import Batch, Shown, Tokens, concatenate, replace
+from mmpt.tokens import Batch, Muted, Shown, Tokens, concatenate, replace
 from mmpt.trunk import Between, Trunk, TrunkOutput
 
 
@@ -46,15 +46,17 @@ class Backbone(nn.Module):
         draw: Int[Tensor, " B"],
         layers: Collection[int] = (),
         between: Between | None = None,
+        muted: Muted | None = None,
     ) -> tuple[Tokens, TrunkOutput]:
         """Streams side by side through the trunk, once; returns the sequence with latents as its content.
 
         `sizes` has the N that each stream's tokens were shown of; of the blocks in `layers` inner states come along,
-        and `between` changes what goes from one block to the next.
+        and `between` changes what goes from one block to the next. `muted` tokens are looked at less.
         """
         settled = {name: self.encoder(name).settle(part, sizes[name]) for name, part in shown.items()}
         tokens = concatenate([part.tokens for part in settled.values()])
         columns = tuple((self.numbers[name], part.places.shape[1]) for name, part in settled.items())
+        tokens = tokens._replace(muted=muted)
         output = self.trunk(tokens, draw, columns, layers, between)
         return tokens._replace(x=output.latents), output
 

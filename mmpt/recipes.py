@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from mmpt.errors import ConfigError
 
+POSTTRAIN = "posttrain"  # recipes of pretraining that go on from a finished run; named with their folder
+
 
 class Listed(NamedTuple):
     """A recipe that comes with mmpt."""
@@ -23,7 +25,7 @@ def recipe_folder() -> Path:
 
 
 def recipes(kind: str = "") -> list[Listed]:
-    """Those of pretraining, or of `finetune`, by name."""
+    """Those of pretraining, or of a folder such as `finetune`, by name."""
     found = []
     for path in sorted((recipe_folder() / kind).glob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
@@ -37,6 +39,8 @@ def find_recipe(name: str | Path, kind: str = "") -> Path:
     if path.is_file():
         return path
     names = {recipe.name: recipe.path for recipe in recipes(kind)}
+    if not kind:
+        names |= {f"{POSTTRAIN}/{recipe.name}": recipe.path for recipe in recipes(POSTTRAIN)}
     if str(name) in names:
         return names[str(name)]
     near = difflib.get_close_matches(path.stem, names, n=1)

@@ -77,6 +77,35 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnlineProbeSettings:
+    """What frozen features know of a label, scored while a run goes; it changes nothing of the run.
+
+    Args:
+        data: a data set with labels. label: their key. streams: that features are made from; None: all that it has.
+        every: steps between two looks; there is one before the first step and one after the last, too.
+        kind: of the probe. score: that is logged and that its settings are chosen by, inside the first split.
+        splits: to fit on, and to be judged by: not the test split, since what is watched is chosen by.
+        max_samples: of each split.
+        skip_unlabelled: leave samples without the label out.
+    """
+
+    data: Path
+    label: str
+    streams: tuple[str, ...] | None = None
+    every: int = 500
+    kind: Literal["linear", "knn"] = "linear"
+    score: Literal["accuracy", "balanced", "macro_f1"] = "accuracy"
+    splits: tuple[str, str] = ("train", "validation")
+    max_samples: int = 512
+    skip_unlabelled: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """How a run goes.
 
@@ -94,6 +123,7 @@ class TrainingSettings:
         ep_size: ranks that divide the experts of such feed-forwards among themselves; a divisor of the number of ranks
             and of experts. A run may go on with another one.
         collapse: what to do when a model's own targets, or its predictions of them, hardly differ from token to token.
+        probes: of frozen features while the run goes, by a name of their own.
     """
 
     steps: int
@@ -109,6 +139,7 @@ class TrainingSettings:
     router_z_weight: float = 0.0
     ep_size: int = 1
     collapse: Literal["warn", "stop", "off"] = "warn"
+    probes: dict[str, OnlineProbeSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_last", "max_nonfinite", "ep_size"):
@@ -181,6 +212,27 @@ class HubertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """What a run begins with instead of fresh weights; `init_from: PATH` is short for `init_from: {path: PATH}`.
+
+    Args:
+        path: a run folder, one of its checkpoints, a folder of `mmpt export`, or of transformers or timm; with
+            `weights`, the name of an architecture of timm.
+        step: of a run's checkpoint; None: the newest whole one.
+        weights: a .safetensors file of timm's architecture `path`.
+        streams: the recipe's stream -> the other model's. None: those with the same name; of a model of another
+            library, which has one stream, the one that reads the same.
+        partial: streams that the other model lacks begin with fresh weights; without it they are refused.
+    """
+
+    path: Path
+    step: int | None = None
+    weights: Path | None = None
+    streams: dict[str, str] | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run, whole.
 
@@ -191,6 +243,8 @@ class Recipe:
         data: what is read. training: how long and how.
         deepspeed: DeepSpeed's own configuration, passed through; what mmpt fills in may not stand here.
         hubert: the rounds of `mmpt hubert`.
+        init_from: what encoders and trunk begin with instead of fresh weights; read before the first step and never
+            again.
     """
 
     streams: dict[str, Component[Modality]]
@@ -200,6 +254,12 @@ class Recipe:
     training: TrainingSettings
     deepspeed: dict[str, Any] = field(default_factory=dict)
     hubert: HubertSettings | None = None
+    init_from: Path | InitSettings | None = None
+
+    @property
+    def beginning(self) -> InitSettings | None:
+        """`init_from`, however it was said."""
+        return InitSettings(path=self.init_from) if isinstance(self.init_from, Path) else self.init_from
 
     def __post_init__(self) -> None:
         for name, source in self.data.sources.items():

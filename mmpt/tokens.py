@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     position: int  # the step it belongs to
     labels: Labels | None = None  # of fine-tuning
     matched: Bool[Tensor, " B"] | None = None  # False where one half was replaced; None: nothing ever is
+    anchor: Bool[Tensor, " B"] | None = None  # False where a row is there only as a negative of others; None: none is
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -58,8 +59,15 @@ class Batch(NamedTuple):
         labels = None
         if self.labels is not None:
             labels = Labels(*(tensor.to(device, non_blocking=True) for tensor in self.labels))
-        matched = None if self.matched is None else self.matched.to(device, non_blocking=True)
-        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched)
+        matched, anchor = (None if t is None else t.to(device, non_blocking=True) for t in (self.matched, self.anchor))
+        return self._replace(streams=streams, uid=uid, draw=draw, labels=labels, matched=matched, anchor=anchor)
+
+
+class Muted(NamedTuple):
+    """Tokens that others look at less, and by how much in every block."""
+
+    tokens: Bool[Tensor, "B S"]
+    log_weight: Float[Tensor, " L"]
 
 
 class Tokens(NamedTuple):
@@ -74,6 +82,7 @@ class Tokens(NamedTuple):
     full: bool = False
     rotary: bool = False
     penalty: Float[Tensor, ""] | None = None  # mean square of the features that they were made of, where asked for
+    muted: Muted | None = None  # None: attention knows no difference
 
 
 class Shown(NamedTuple):
@@ -113,6 +122,7 @@ class StreamContext(NamedTuple):
     predicted_loss: Float[Tensor, "B N"] | None = None  # what a teacher expects of every token, nothing being hidden
     taught: Float[Tensor, "L B N D"] | None = None  # what a teacher's last blocks add to every token, likewise
     embedded: Float[Tensor, "B N D"] | None = None  # every token before anything is hidden, where none is dropped
+    soft_labels: Float[Tensor, "M V"] | None = None  # log probabilities of the scored tokens' classes, where asked for
 
     @property
     def maskable(self) -> Bool[Tensor, "B N"]:

@@ -3,8 +3,9 @@
     apt-get update
     python scripts/make_samples.py --debs /tmp/debs --out mmpt/samples
 
-Needs a Debian system (apt-get download, dpkg), pip, pillow and soundfile; the same packages give the same bytes (those
-of speech also need the same libopus). Licences and attribution stand in mmpt/samples/LICENSES.md.
+Needs a Debian system (apt-get download, dpkg), pip, pillow, soundfile and av (PyAV 18); the same packages give the same
+bytes (those of speech also need the same libopus, those of video the same libwebp). Licences and attribution
+stand in mmpt/samples/LICENSES.md.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from samples.ecg import make_ecg
 from samples.labs import make_labs
 from samples.packages import unpack_debs
 from samples.speech import make_speech
+from samples.video import make_video
 
 PACKAGES = ("wordnet-base", "fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
 # WordNet's numbers of its categories (lexnames(5WN)), those that are large enough and not a catch-all
@@ -58,6 +60,7 @@ def main() -> None:
     make_speech(arguments.debs, arguments.out / "speech")
     make_ecg(arguments.debs, arguments.out / "ecg")
     make_labs(arguments.debs, arguments.out / "labs")
+    make_video(arguments.debs, arguments.out / "video")
 
 
 # ---- text

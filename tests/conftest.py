@@ -19,6 +19,7 @@ from mmpt.trunk import Trunk
 from tests.encoders.ecg_material import ecg_modalities, ecg_values
 from tests.encoders.labs_material import labs_modality, labs_values
 from tests.encoders.speech_material import speech_modalities, speech_values
+from tests.encoders.video_material import video_modality, video_values
 
 torch.set_num_threads(1)
 
@@ -73,7 +74,12 @@ def image(tmp_path_factory):
 def modalities(text, image, tmp_path_factory):
     """Every modality, by the name of its file; a new one joins here and in `values`."""
     folder = tmp_path_factory.mktemp("facts")
-    others = {"labs": labs_modality(folder), **ecg_modalities(folder), **speech_modalities(folder)}
+    others = {
+        "labs": labs_modality(folder),
+        "video": video_modality(folder),
+        **ecg_modalities(folder),
+        **speech_modalities(folder),
+    }
     every = {"text": text, "image": image, **others}
     return {name: replace(own, facts=with_unit_facts(own.facts)) for name, own in every.items()}
 
@@ -103,7 +109,7 @@ def values():
     pictures = [picture(number) for number in range(8)]
     ecg, speech = ecg_values(), speech_values()
     signals = {"ecg": ecg, "ecg_stem": ecg, "speech": speech, "speech_mel": speech}
-    return {"text": texts, "image": pictures, "labs": labs_values(), **signals}
+    return {"text": texts, "image": pictures, "labs": labs_values(), "video": video_values(), **signals}
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from mmpt.data.builders.images import build_images
 from mmpt.data.builders.labs import build_labs
 from mmpt.data.builders.speech import build_speech
 from mmpt.data.builders.text import build_text
+from mmpt.data.builders.video import build_video
 from mmpt.samples import FOLDER
 from mmpt.training.checkpoint import latest
 
@@ -97,9 +98,9 @@ def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> sub
     )
 
 
-def several(folder: Path, jobs: list[list[Any]], ranks: int = 1) -> None:
-    """Run several.py's jobs to the end, each of which has to succeed."""
-    script, plan = Path(__file__).with_name("several.py"), folder / f"jobs-of-{ranks}.json"
+def several(folder: Path, jobs: list[list[Any]], ranks: int = 1, by: str = "several.py") -> None:
+    """Run the jobs of several.py, or of another script, to the end, each of which has to succeed."""
+    script, plan = Path(__file__).with_name(by), folder / f"jobs-of-{ranks}.json"
     plan.write_text(json.dumps(jobs), encoding="utf-8")
     line = [arg for arg in command(ranks=ranks) if arg not in ("-m", "--module", "mmpt")] + [str(script), str(plan)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)
@@ -152,7 +153,7 @@ def build_small_shards(folder: Path) -> Path:
 
 
 def build_all_small_shards(folder: Path) -> Path:
-    """The same, with 40 recordings, 60 heartbeats and 80 patients beside them."""
+    """The same, with 40 recordings, 60 heartbeats, 80 patients and 22 clips beside them."""
     build_small_shards(folder)
     tokenizer = folder / "text" / "tokenizer"
     table = _part_of(FOLDER / "speech" / "speech.csv", folder / "speech.csv", 40)
@@ -173,6 +174,9 @@ def build_all_small_shards(folder: Path) -> Path:
         folder / "labs.csv", folder / "labs", units=FOLDER / "labs" / "units.csv", labels=("dzgroup", "hospdead"),
         tokenizer=tokenizer,
     )  # fmt: skip
+    with zipfile.ZipFile(FOLDER / "video" / "tiles.zip") as archive:
+        archive.extractall(folder / "tiles", archive.namelist()[::9])
+    build_video(folder / "tiles", folder / "video", frames=12)
     return folder
 
 

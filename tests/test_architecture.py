@@ -14,10 +14,13 @@ FORBIDDEN = {
     "encoders": ("mmpt.objectives", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
     "objectives": ("mmpt.data", "mmpt.downstream", "mmpt.training", "mmpt.build", "mmpt.cli"),
     "data": ("mmpt.objectives", "mmpt.trunk", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
+    "foreign": ("mmpt.cli", "mmpt.training", "mmpt.downstream", "mmpt.finetune", "mmpt.export", "deepspeed"),
     "training": ("mmpt.cli", "mmpt.downstream", "mmpt.finetune"),
     "downstream": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "finetune": ("mmpt.cli", "deepspeed"),
+    "compress": ("mmpt.cli", "deepspeed"),
     "export": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
+    "evaluation": ("mmpt.cli", "mmpt.finetune", "deepspeed"),
     "report": ("mmpt.cli", "deepspeed"),
 }
 

@@ -24,6 +24,7 @@ from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
 from mmpt.objectives.predictors import Latents, Predictor
+from mmpt.objectives.soft_labels import SoftLabels
 from mmpt.objectives.targets import Target, build_target
 from mmpt.objectives.targets.cells import CellsTarget
 from mmpt.randomness import uniform_rows
@@ -34,11 +35,22 @@ from tests.encoders.labs_material import perfect_cells
 
 CONTRACTS = {
     kind: list(find_parts(kind.__module__))
-    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, FeedForward, Layout)
+    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout)
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name
-EXAMPLES = {"value": 0.4, "start": 0.6, "end": 0.3, "width": 16, "depth": 1, "heads": 2, "layers": 2, "mode": "sampled"}
+EXAMPLES = {
+    "value": 0.4,
+    "start": 0.6,
+    "end": 0.3,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "layers": 2,
+    "mode": "sampled",
+    "run": "runs/other",
+    "codebook": "units/any.safetensors",
+}
 WIDTH = 16
 # stems whose shown tokens know a little of hidden ones, as in the originals: shared samples, a normalisation over time
 OVERLAPPING = ("speech", "ecg_stem")
@@ -254,11 +266,12 @@ def test_the_count_is_what_is_hidden_wherever_it_is_known(
     content = full_contents(modality)
     count = masking.count(content, 0.5)
     share = masking.ratio.constant(0.5)
-    assert (count is None) == (share is None or not masking.unit.single)
+    assert (count is None) == (share is None or masking.unit.tokens is None)
     if count is not None:
         assert (masking(context_of(content)).sum(1) == count).all()
         observed = int(content.observed[0].sum())
-        assert count == observed - int(observed * (1 - share) + 1e-9)
+        units = observed // masking.unit.tokens
+        assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9))
 
 
 @pytest.mark.parametrize("ratio", CONTRACTS[Ratio])

@@ -78,7 +78,7 @@ class MicroBatches(Dataset[MicroBatch]):
         source = self.sources[self.chosen[step]]
         rows = source.rows(self.bins(step, micro))
         draw = row_draw(self.seed, rows.epoch, rows.uid)
-        batch = Batch(rows.streams, rows.uid, draw, source.name, step, matched=rows.matched)
+        batch = Batch(rows.streams, rows.uid, draw, source.name, step, matched=rows.matched, anchor=rows.anchor)
         tokens = sum(int(content.valid.sum()) for content in rows.streams.values())
         places = sum(content.valid.numel() for content in rows.streams.values())
         return MicroBatch(batch, rows.skips, rows.readable, tokens, places)

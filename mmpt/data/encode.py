@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from mmpt.data.decode import FORMATS, decode, open_picture, to_rgb
+from mmpt.data.decode import FORMATS, check_frames, decode, open_picture, to_rgb
 from mmpt.data.schema import Field
 from mmpt.data.tokenizer import token_ids
 from mmpt.errors import DataError
@@ -21,7 +21,7 @@ class Member(NamedTuple):
 
     ending: str
     data: bytes
-    length: int  # text tokens (characters without a tokenizer), audio or array samples, 1 for the rest
+    length: int  # text tokens (characters without a tokenizer), audio or array samples, frames, 1 for the rest
 
 
 def encode(field: Field, value: Any, tokenizer: Tokenizer | None = None) -> Member:
@@ -44,7 +44,7 @@ def measure(field: Field, value: Any, tokenizer: Tokenizer | None) -> int:
         return len(token_ids(tokenizer, value)) if tokenizer else len(value)
     if field.kind == "audio":
         return len(value[0])
-    return len(value) if field.kind == "array" and value.ndim else 1
+    return len(value) if field.kind in ("array", "video") and value.ndim else 1
 
 
 def encode_text(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
@@ -64,10 +64,10 @@ def encode_image(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     if not isinstance(picture, Image.Image):
         raise DataError(f"field '{field.name}' takes a PIL image, uint8 array or bytes, got {type(value).__name__}")
     ending = field.members[0]
-    file = io.BytesIO()
-    if ending == "png":
+    kind, file = ending.rsplit(".", 1)[-1].lower(), io.BytesIO()
+    if kind == "png":
         (picture if picture.mode in ("L", "LA", "P", "RGB", "RGBA", "1") else to_rgb(picture)).save(file, "PNG")
-    elif ending == "webp":
+    elif kind == "webp":
         to_rgb(picture).save(file, "WEBP", lossless=True)
     else:
         to_rgb(picture).save(file, "JPEG", quality=JPEG_QUALITY)
@@ -109,17 +109,38 @@ def encode_audio(field: Field, value: Any, tokenizer: Tokenizer | None) -> Membe
     return Member(field.members[0], file.getvalue(), measure(field, value, tokenizer))
 
 
+def encode_video(field: Field, value: Any, tokenizer: Tokenizer | None) -> Member:
+    """A uint8 array of T H W 3 with two frames or more: JPEG pictures one behind the other, or a lossless APNG."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.shape[3:] != (3,) or 0 in value.shape:
+        got = f"{value.dtype} of {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise DataError(f"field '{field.name}' takes uint8 frames of T x H x W x 3 or bytes, got {got}")
+    check_frames([(value.shape[2], value.shape[1])] * len(value))
+    first, *rest = map(Image.fromarray, value)
+    file = io.BytesIO()
+    if field.members[0] == "apng":
+        # without durations, for Pillow would make one frame of equal ones
+        first.save(file, "PNG", save_all=True, append_images=rest)
+    elif field.members[0] == "mjpeg":
+        for frame in (first, *rest):
+            frame.save(file, "JPEG", quality=JPEG_QUALITY)
+    else:
+        raise DataError(f"field '{field.name}': frames can't be written as .{field.members[0]}; use .mjpeg or .apng")
+    return Member(field.members[0], file.getvalue(), len(value))
+
+
 ENCODERS = {
     "text": encode_text,
     "image": encode_image,
     "json": encode_json,
     "array": encode_array,
     "audio": encode_audio,
+    "video": encode_video,
 }
 
 
 def _picture_ending(field: Field, ending: str) -> str:
-    fitting = [m for m in field.members if m == ending or (ending == "jpg" and m == "jpeg")]
+    kinds = {member: member.rsplit(".", 1)[-1].lower() for member in field.members}
+    fitting = [m for m, kind in kinds.items() if kind == ending or (ending == "jpg" and kind == "jpeg")]
     if not fitting:
         name = next(name for name, own in FORMATS.items() if own == ending)
         raise DataError(f"field '{field.name}' is declared as {', '.join(field.members)}, but the bytes are {name}")

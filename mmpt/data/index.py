@@ -25,7 +25,7 @@ from mmpt.data.tokenizer import FOLDER, adopt_tokenizer, kept_tokenizer, token_i
 from mmpt.data.writer import DEFAULT_SHARES
 from mmpt.errors import DataError
 
-NAMES = {"text": "text", "image": "image", "json": "labels", "audio": "audio", "array": "array"}
+NAMES = {"text": "text", "image": "image", "json": "labels", "audio": "audio", "array": "array", "video": "video"}
 
 
 class IndexTask(NamedTuple):

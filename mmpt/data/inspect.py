@@ -220,6 +220,8 @@ def _shown(own: Field, value: Any) -> str:
         return f"{value.width} x {value.height} pixels"
     if own.kind == "audio":
         return f"{len(value[0]) / value[1]:.2f} seconds at {value[1]} Hz"
+    if own.kind == "video":
+        return f"{len(value)} frames of {value.shape[2]} x {value.shape[1]} pixels"
     if own.kind == "array":
         return f"{value.dtype} of {' x '.join(map(str, value.shape))}"
     text = " ".join(str(value).split())

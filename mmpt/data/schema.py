@@ -14,6 +14,7 @@ KINDS = {
     "json": ("json", "cls"),
     "audio": ("flac", "wav", "ogg", "mp3"),
     "array": ("npy",),
+    "video": ("mjpeg", "apng", "gif"),
 }
 REFUSED = ("pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill", "ten")
 

@@ -11,6 +11,7 @@ import torch
 from mmpt import randomness
 from mmpt.config import Component, component
 from mmpt.data.far_negatives import FarNegatives, NegativesSettings
+from mmpt.data.hard_negatives import HardNegatives, HardSettings
 from mmpt.data.layouts import Layout, Pieces
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
@@ -37,6 +38,7 @@ class SourceSettings:
             (.safetensors), whose labels are computed as samples are read; or a list of them, whose losses add.
         scores: by stream, a scorer's confidence in every token: a folder of 'mmpt units score'.
         negatives: now and then the text of a sample is another's, for losses on pairs.
+        hard: samples that are hard to tell from a sample are read along with it, for objective `embedding`.
     """
 
     shards: Path
@@ -47,6 +49,7 @@ class SourceSettings:
     units: dict[str, Path | tuple[Path, ...]] = field(default_factory=dict)
     scores: dict[str, Path] = field(default_factory=dict)
     negatives: NegativesSettings | None = None
+    hard: HardSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -90,6 +93,7 @@ class Rows(NamedTuple):
     skips: list[Skip]
     readable: list[bool]  # of every sample, in the order of reading
     matched: torch.Tensor | None  # bool (rows): not where a negative stands in for a half
+    anchor: torch.Tensor | None  # bool (rows): not where a row was only read along with another
 
 
 class Source:
@@ -104,10 +108,15 @@ class Source:
         for stream, modality in self.modalities.items():
             _check_field(name, manifest, stream, modality)
         self.beside = self._beside(settings, manifest)
-        marks = [manifest.fingerprint(), *(labels.fingerprint for labels in self.beside.values())]
-        self.fingerprint = " ".join(marks)
+        self.hard = None
+        if settings.hard is not None:
+            self.hard = HardNegatives(settings.hard, manifest, f"data.sources.{name}.hard")
+        besides = [*self.beside.values(), *([self.hard] if self.hard else [])]
+        self.fingerprint = " ".join([manifest.fingerprint(), *(own.fingerprint for own in besides)])
         self.reader = Reader(manifest, list(settings.streams))
         self.samples = manifest.split_rows(settings.split)
+        if self.hard is not None:
+            self.samples = self.hard.kept(self.samples)
         self.negatives = None
         if settings.negatives is not None:
             where = f"data.sources.{name}.negatives"
@@ -116,7 +125,19 @@ class Source:
         self.plan = settings.layout.build().plan(self.pieces, seed)
         if self.plan.row_size is not None and len(self.modalities) > 1:
             raise ConfigError(f"data.sources.{name}.layout: documents of one stream can be packed, joint samples can't")
+        if self.plan.row_size is not None and self.hard is not None:
+            raise ConfigError(
+                f"data.sources.{name}.hard: a packed row is no one sample's; use layout=samples or budget"
+            )
+        self.row_of: dict[int, int] = {} if self.hard is None else self._first_rows()
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def _first_rows(self) -> dict[int, int]:
+        """By sample; of one that is cut into several, that of its beginning."""
+        rows: dict[int, int] = {}
+        for row in range(len(self.plan.row_starts) - 1):
+            rows.setdefault(int(self.pieces.sample[self.plan.pieces(row)[0]]), row)
+        return rows
 
     def _beside(self, settings: SourceSettings, manifest: Manifest) -> dict[tuple[str, str], LabelSets | StoredScores]:
         """What the source has of the tokens of a stream, by its kind and the stream."""
@@ -166,6 +187,8 @@ class Source:
         """Read and collate the bins with these run-wide numbers."""
         places = [divmod(number, self.plan.num_bins) for number in bins]
         chosen = [(epoch, row) for epoch, place in places for row in self.plan.rows(int(self.shuffled(epoch)[place]))]
+        anchors = len(chosen)
+        chosen += [(epoch, other) for epoch, row in chosen for other in self._along(epoch, row)]
         skips: list[Skip] = []
         documents: dict[str, list[list[np.ndarray]]] = {stream: [] for stream in self.modalities}
         beside: dict[tuple[str, str], list[np.ndarray | None]] = {which: [] for which in self.beside}
@@ -180,7 +203,17 @@ class Source:
         }
         for which, rows in beside.items():
             streams[which[1]] = self.beside[which].joined(streams[which[1]], rows)
-        return Rows(streams, uid, epoch, skips, readable, self._matched([row for _, row in chosen], draws))
+        anchor = None if self.hard is None else torch.arange(len(chosen)) < anchors
+        return Rows(streams, uid, epoch, skips, readable, self._matched([row for _, row in chosen], draws), anchor)
+
+    def _along(self, epoch: int, row: int) -> list[int]:
+        """Rows that are read along with a row; a sample that was filtered out of the split can't be one."""
+        if self.hard is None:
+            return []
+        uid = torch.tensor([self.number << UID_SHIFT | row])
+        (draw,) = row_draw(self.seed, torch.full_like(uid, epoch), uid).tolist()
+        sample = int(self.pieces.sample[self.plan.pieces(row)[0]])
+        return [self.row_of[other] for other in self.hard.along(sample, draw) if other in self.row_of]
 
     def _matched(self, rows: list[int], draws: list[int]) -> torch.Tensor | None:
         if self.negatives is None:

@@ -17,6 +17,7 @@ from mmpt.downstream.result import Interval
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 4))  # of LogisticRegression's C
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+WITHOUT_JUDGES = 1.0, 1  # C and k where there is nothing to judge by
 PATIENCE = 2  # strengths in a row that are worse than the best
 ITERATIONS = 500
 FOLDS = 5
@@ -51,9 +52,9 @@ class Choice(NamedTuple):
     setting: float
 
 
-def grouped_folds(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> list[Fold]:
+def grouped_folds(rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int, most: int = FOLDS) -> list[Fold]:
     """Cross-validation inside `rows`, no group on both sides; labels and groups are of these rows."""
-    count = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
+    count = min(most, len(np.unique(groups)), int(np.bincount(labels).max()))
     if count < 2:
         return []
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
@@ -78,7 +79,7 @@ def linear_probe(
     return Choice(np.asarray(model.predict(judged)), strength)
 
 
-def _best(scores: np.ndarray) -> int:
+def best_of(scores: np.ndarray) -> int:
     """Of equally good settings the middle one: few judging rows can't tell them apart, and the ends are extreme."""
     best = np.flatnonzero(np.isclose(scores, scores.max(), rtol=0, atol=1e-12))
     return int(best[len(best) // 2])
@@ -86,6 +87,8 @@ def _best(scores: np.ndarray) -> int:
 
 def _strength(features: Matrix, labels: np.ndarray, folds: Sequence[Fold], score: Score) -> float:
     """The C of the best mean score over the folds; weaker ones, which take long, are not tried once scores fall."""
+    if not folds:
+        return WITHOUT_JUDGES[0]
     parts = [(*_standardised(features, fit, judge), labels[fit], labels[judge]) for fit, judge in folds]
     # from strong to weak: each starts where the one before ended
     models = [LogisticRegression(max_iter=ITERATIONS, warm_start=True) for _ in folds]
@@ -98,7 +101,7 @@ def _strength(features: Matrix, labels: np.ndarray, folds: Sequence[Fold], score
         scores.append(float(np.mean(each)))
         if max(scores[-PATIENCE:]) < max(scores):
             break
-    return STRENGTHS[_best(np.array(scores))]
+    return STRENGTHS[best_of(np.array(scores))]
 
 
 def _standardised(features: Matrix, fit: np.ndarray, judge: np.ndarray) -> tuple[Matrix, Matrix]:
@@ -128,7 +131,7 @@ def neighbour_probe(
     for fit, judge in folds:
         votes = _votes(features, labels, fit, judge)
         scores += [score(labels[judge], vote) for vote in votes]
-    best = _best(scores)
+    best = best_of(scores) if folds else NEIGHBOURS.index(WITHOUT_JUDGES[1])
     return Choice(_votes(features, labels, train, test)[best], NEIGHBOURS[best])
 
 
@@ -181,14 +184,14 @@ class Bootstrap:
 
     def interval(self, predicted: np.ndarray, name: str) -> Interval:
         """A score and where 95 % of its resamples lie."""
-        return _interval(self.scores(predicted, name))
+        return interval_of(self.scores(predicted, name))
 
     def difference(self, predicted: np.ndarray, other: np.ndarray, name: str) -> Interval:
         """How much higher the first one's score is."""
-        return _interval(self.scores(predicted, name) - self.scores(other, name))
+        return interval_of(self.scores(predicted, name) - self.scores(other, name))
 
 
-def _interval(scores: np.ndarray) -> Interval:
+def interval_of(scores: np.ndarray) -> Interval:
     """The first is the score; percentiles of the others. With few groups they may miss the score: it is let in."""
     value, (low, high) = float(scores[0]), np.percentile(scores[1:], [2.5, 97.5])
     return Interval(value, min(value, float(low)), max(value, float(high)))

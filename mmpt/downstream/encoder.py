@@ -1,11 +1,13 @@
 """A pretrained encoder for downstream work: samples in, features out."""
 
 import difflib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
@@ -14,15 +16,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
+from mmpt.data.manifest import sha256_of
 from mmpt.downstream.pooling import Features, TokenLatents, class_pool, describe, join, mean_pool, mean_std_pool
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Modality
-from mmpt.errors import CheckpointError, DataError
+from mmpt.errors import CheckpointError, ConfigError, DataError
+from mmpt.foreign.donor import WeightsWarning, is_foreign, read_donor
+from mmpt.foreign.origin import Origin, origin_of
 from mmpt.model import Backbone
 from mmpt.settings import Recipe
 from mmpt.tokens import Batch, Content
 from mmpt.training import checkpoint
-from mmpt.training.run import load_recipe
+from mmpt.training.run import load_recipe, run_and_step
 
 SORTED_AT_ONCE = 16  # mini-batches whose samples are sorted by length together, so that few tokens are padding
 POOLS: dict[str, Callable[[Mapping[str, TokenLatents]], Tensor]] = {
@@ -57,30 +62,66 @@ def load(
     step: int | None = None,
     untrained: bool = False,
     device: str | torch.device | None = None,
+    weights: str | Path | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> "Encoder":
-    """The backbone of a run, frozen.
+    """The backbone of a run, frozen; or a model of transformers or timm, as if it were one.
 
     Args:
-        run: the run folder; needs neither the shards it was trained on nor DeepSpeed.
+        run: the run folder; needs neither the shards it was trained on nor DeepSpeed. Or one of its checkpoints; a
+            folder of transformers (BERT, RoBERTa, RobertaPreLayerNorm, ViT, ViTMAE, HuBERT, wav2vec 2.0) or of timm; a
+            folder of `mmpt export`; or with `weights` the name of an architecture of timm.
         step: of the checkpoint; the newest whole one by default.
-        untrained: the weights that the run began with, for comparison; reads no checkpoint.
+        untrained: fresh weights, those that a run without `init_from` began with, for comparison; reads no checkpoint.
         device: to compute on; an accelerator if there is one by default.
+        weights: a .safetensors file of timm's architecture `run`.
+        settings: of another library's model, in place of its own: `{"size": 384}`, `{"max_length": 1024}`; its table of
+            positions is then interpolated, with a `WeightsWarning`.
 
     Raises:
-        CheckpointError: not a run folder, no whole checkpoint, or none of this step; names those there are.
+        CheckpointError: not a run folder, no whole checkpoint, or none of this step; names those there are. Of another
+            library: files that are missing or broken, and weights of other names or shapes, which are named.
+        ConfigError: a model that no backbone can be; names the setting that is in the way.
     """
-    run = Path(run)
     if untrained and step is not None:
         raise ValueError("step and untrained exclude each other")
+    device = torch.device(device) if device is not None else _default_device()
+    if is_foreign(Path(run), Path(weights) if weights else None):
+        return _foreign(Path(run), step, Path(weights) if weights else None, settings, device, untrained=untrained)
+    run, step = run_and_step(Path(run), step)
+    if settings:
+        raise ConfigError(f"settings: are for models of other libraries, and {run} is a run of mmpt")
     recipe = load_recipe(run)
     modalities = build_modalities(recipe.streams, load_facts(run))
     backbone = build_backbone(recipe, modalities)
     saved = None if untrained else checkpoint.load(find_checkpoint(run, step), moments=False)
     if saved:
         load_weights(backbone, saved.weights, prefix="backbone.")
-    device = torch.device(device) if device is not None else _default_device()
     backbone.requires_grad_(False).eval().to(device)
     return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device, run)
+
+
+def _foreign(
+    path: Path,
+    step: int | None,
+    weights: Path | None,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    *,
+    untrained: bool,
+) -> "Encoder":
+    if step is not None:
+        raise CheckpointError(f"{path}: is no run of mmpt and has no checkpoint of step {step}; leave step out")
+    donor = read_donor(path, weights, settings)
+    for notice in donor.notices:
+        warnings.warn(notice, WeightsWarning, stacklevel=3)
+    backbone = build_backbone(donor.recipe, donor.modalities)
+    if not untrained:
+        load_weights(backbone, donor.weights, prefix="backbone.")
+    backbone.requires_grad_(False).eval().to(device)
+    return Encoder(
+        backbone, donor.modalities, donor.recipe, None, device, path, None if untrained else origin_of(donor)
+    )
 
 
 def find_checkpoint(run: Path, step: int | None = None) -> Path:
@@ -96,6 +137,15 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
     return found
 
 
+def weights_sha256(encoder: "Encoder", run: Path) -> str:
+    """Of the file that an encoder's weights were read from; of several files, that of their hashes in order."""
+    if encoder.origin is None:
+        run, step = run_and_step(run, encoder.step)
+        return sha256_of(find_checkpoint(run, step) / "model.safetensors")
+    found = list(encoder.origin.sha256.values())
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Frozen encoders and trunk of a run; made by `mmpt.load`.
@@ -104,9 +154,10 @@ class Encoder:
         backbone: in eval mode; every call is free of randomness.
         modalities: by stream, how raw values are read.
         recipe: of the run.
-        step: of the checkpoint; None means untrained.
+        step: of the checkpoint; None means untrained, or a model of another library.
         device: where it computes.
         run: the folder it was loaded from; None where the encoder is no longer that of the run.
+        origin: of a model of another library, what was loaded of it and what was left.
     """
 
     backbone: Backbone
@@ -115,6 +166,7 @@ class Encoder:
     step: int | None
     device: torch.device
     run: Path | None = None
+    origin: Origin | None = None
 
     @property
     def width(self) -> int:
@@ -139,10 +191,11 @@ class Encoder:
         """Features of samples, in their order; float32, on the host, without gradient.
 
         A sample is a dict with any of the run's streams, for example `{"text": "A wren.", "image": picture}`. Values:
-        text str; image PIL image or uint8 array (H W or H W C); sound (array of T, Hz); an ECG (T, C) or a dict of
-        leads; a laboratory table a dict of items; for any stream a `Path`, for any but text its str, or the bytes of a
-        file. A stream that a sample lacks takes no part in its features. Pictures are cut to their centre square. What
-        is longer than the recipe lets it be is cut there, with a `CutWarning` that says how often.
+        text str; image PIL image or uint8 array (H W or H W C); video PIL images or a uint8 array (T H W 3); sound
+        (array of T, Hz); an ECG (T, C) or a dict of leads; a laboratory table a dict of items; for any stream a `Path`,
+        for any but text its str, or the bytes of a file. A stream that a sample lacks takes no part in its features.
+        Pictures are cut to their centre square. What is longer than the recipe lets it be is cut there, with a
+        `CutWarning` that says how often.
 
         Args:
             samples: one dict; an iterable of them, read as it goes; or a collated `mmpt.tokens.Batch`.

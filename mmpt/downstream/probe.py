@@ -1,26 +1,27 @@
 """`mmpt probe`: what frozen features know of a label, beside the untrained encoder and classical baselines."""
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from mmpt.data.manifest import Manifest, load_manifest
-from mmpt.data.reader import Reader
-from mmpt.downstream.baselines import Baseline, baseline_of
-from mmpt.downstream.classify import SCORES, Bootstrap, Fold, grouped_folds, linear_probe, neighbour_probe
-from mmpt.downstream.encoder import CutWarning, Encoder, load
+from mmpt.downstream.attentive import attentive_probe
+from mmpt.downstream.classify import SCORES, Bootstrap, Choice, Fold, grouped_folds, linear_probe, neighbour_probe
+from mmpt.downstream.described import Described, describe, tracked
+from mmpt.downstream.encoder import Encoder, load
+from mmpt.downstream.few_labels import Probe, Reference, check_shares, curves
 from mmpt.downstream.fields import check_fields
 from mmpt.downstream.labelled import VALIDATION, Labelled, find_labelled
-from mmpt.downstream.result import Interval, ProbeResult, ProbeRow
+from mmpt.downstream.result import KINDS, Curve, Interval, ProbeResult, ProbeRow
 from mmpt.errors import DataError
 
-MAX_BAD_SHARE = 0.01
+DRAWS = 5  # of each share
+ATTENTIVE = ("attentive", "attentive_balanced", "attentive_f1")  # in the order of SCORES
 
 
 def probe(
@@ -31,6 +32,9 @@ def probe(
     streams: Sequence[str] | None = None,
     splits: tuple[str, str] = ("train", "test"),
     score: str = "accuracy",
+    kind: str = "linear",
+    shares: Sequence[float | int] = (),
+    draws: int = DRAWS,
     untrained: bool = True,
     max_samples: int | None = None,
     skip_unlabelled: bool = False,
@@ -38,9 +42,10 @@ def probe(
     seed: int = 0,
     console: Console | None = None,
 ) -> ProbeResult:
-    """Linear and kNN probe of a run's frozen features; also written to `RUN/probe-DATA-LABEL[-STREAMS].json`.
+    """Probes of a run's frozen features; also written to `RUN/probe-DATA-LABEL[-STREAMS][-KIND].json`.
 
-    Strength and k are chosen on the split `validation`, or by cross-validation over groups of the training split where
+    The linear and the kNN probe are always made, on the mean and standard deviation over a sample's tokens. Strength, k
+    and updates are chosen on the split `validation`, or by cross-validation over groups of the training split where
     there is none; the test split is looked at once.
 
     Args:
@@ -49,21 +54,27 @@ def probe(
         label: the key.
         streams: to make features from; by default all of the run's that the data set has, in one sequence.
         splits: to fit on, and to be judged by.
-        score: by which strength and k are chosen and the gain is told: `accuracy`, `balanced` (mean over classes) or
+        score: by which settings are chosen and the gain is told: `accuracy`, `balanced` (mean over classes) or
             `macro_f1`, for classes of very different sizes.
+        kind: of the probe that gain and curves are told of: `linear`, `knn`, or `attentive`, a learned query over all
+            tokens (Bardes et al. 2024), which keeps them in memory; beside it, classical features have the linear one.
+        shares: of the training labels, as (0.01, 0.1, 1): the score with so few of them, by stratified draws.
+        draws: of each share.
         untrained: whether to probe the encoder as it was before training, too.
         max_samples: of every split, drawn by `seed`; None takes all.
         skip_unlabelled: leave samples without the label out, and say so, instead of refusing.
         step: of the checkpoint; the newest by default.
-        seed: of the bootstrap, cross-validation and `max_samples`.
+        seed: of the bootstrap, cross-validation, draws, the learned query and `max_samples`.
         console: shows progress; None is quiet.
 
     Raises:
         DataError: no such label, one missing from some samples, groups in two splits, or too many unreadable samples.
         CheckpointError: not a run folder, or no checkpoint of that step.
     """
-    if score not in SCORES:
-        raise DataError(f"score: expected one of {', '.join(SCORES)}, got '{score}'")
+    for name, given, known in (("score", score, SCORES), ("kind", kind, KINDS)):
+        if given not in known:
+            raise DataError(f"{name}: expected one of {', '.join(known)}, got '{given}'")
+    wanted = check_shares(shares, draws)
     encoders = {"pretrained": load(run, step=step)}
     if untrained:
         encoders["untrained"] = load(run, untrained=True)
@@ -72,9 +83,9 @@ def probe(
     labelled = find_labelled(
         manifest, label, used, splits, max_samples=max_samples, skip_unlabelled=skip_unlabelled, seed=seed
     )
-    described = _describe(encoders, manifest, used, labelled, console)
+    described = describe(encoders, manifest, used, labelled, tokens=kind == "attentive", console=console)
     with threadpool_limits(limits=1):  # the fits are small: more threads only wait for one another
-        rows, gain, chosen_by = _judge(described, score, seed, console)
+        judged = Judge(described, kind, score, seed, console).all(wanted, draws)
     samples, groups = _sizes(described.labelled)
     result = ProbeResult(
         run=str(run),
@@ -85,12 +96,14 @@ def probe(
         classes=labelled.classes,
         samples=samples,
         groups=groups,
-        rows=rows,
+        rows=judged.rows,
         score=score,
-        gain=gain,
-        chosen_by=chosen_by,
-        notes=described.notes,
+        gain=judged.gain,
+        chosen_by=judged.chosen_by,
+        notes=described.notes + judged.notes,
         seed=seed,
+        kind=kind,
+        curves=judged.curves,
     )
     result.write(Path(run), narrowed=streams is not None)
     return result
@@ -106,94 +119,82 @@ def _streams(encoder: Encoder, manifest: Manifest, asked: Sequence[str] | None) 
     return used
 
 
-class Described(NamedTuple):
-    """Readable samples and every kind of features of them."""
+class Judged(NamedTuple):
+    """Rows of the table, the gain over the untrained encoder, curves, and what the settings were chosen by."""
 
-    labelled: Labelled
-    features: dict[str, Any]
+    rows: tuple[ProbeRow, ...]
+    gain: Interval | None
+    curves: tuple[Curve, ...]
+    chosen_by: str
     notes: tuple[str, ...]
 
 
-def _describe(
-    encoders: Mapping[str, Encoder],
-    manifest: Manifest,
-    streams: tuple[str, ...],
-    labelled: Labelled,
-    console: Console | None,
-) -> Described:
-    reader = Reader(manifest, list(streams))
-    found = {name: baseline_of(manifest.fields[name]) for name in streams}
-    baselines = {name: baseline for name, baseline in found.items() if baseline}
-    kept, raw, bad = _read_raw(reader, labelled.rows, baselines, console)
-    labelled = labelled.only(kept)
-    notes = [f"{labelled.unlabelled} samples without the label were left out"] if labelled.unlabelled else []
-    notes += [f"{len(bad)} unreadable samples were left out, the first: {bad[0]}"] if bad else []
-    features: dict[str, Any] = {}
-    for name, encoder in encoders.items():
-        samples = (reader.read(int(row)) for row in _tracked(labelled.rows, f"{name} features", console))
-        features[name], cut = _encoded(encoder, samples)
-        notes += [note for note in cut if note not in notes]
-    reader.close()
-    train = labelled.indices("train")
-    for stream, baseline in baselines.items():
-        features[f"{baseline.name} of {stream}"] = baseline.features(raw[stream], train)
-    return Described(labelled, features, tuple(notes))
+class Judge:
+    """Fits and scores every kind of features on the same folds and resamples."""
 
+    def __init__(self, described: Described, kind: str, score: str, seed: int, console: Console | None) -> None:
+        self.described, self.labelled = described, described.labelled
+        self.kind, self.score, self.seed, self.console = kind, score, seed, console
+        self.train, self.test = self.labelled.indices("train"), self.labelled.indices("test")
+        self.bootstrap = Bootstrap(self.labelled.labels[self.test], self.labelled.groups[self.test], seed)
 
-def _read_raw(
-    reader: Reader, rows: np.ndarray, baselines: Mapping[str, Baseline], console: Console | None
-) -> tuple[np.ndarray, dict[str, list[Any]], list[str]]:
-    """Which samples can be read, what the baselines need of them, and why the others can't."""
-    kept = np.zeros(len(rows), dtype=bool)
-    raw: dict[str, list[Any]] = {stream: [] for stream in baselines}
-    bad: list[str] = []
-    for number, row in enumerate(_tracked(rows, "reading", console)):
-        try:
-            sample = reader.read(int(row))
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        kept[number] = True
-        for stream, baseline in baselines.items():
-            raw[stream].append(baseline.read(sample.get(stream)))
-    if len(bad) > MAX_BAD_SHARE * len(rows):
-        raise DataError(f"{len(bad)} of {len(rows)} samples can't be read; the first: {bad[0]}")
-    return kept, raw, bad
+    def all(self, shares: Sequence[float], draws: int) -> Judged:
+        """The table, and a curve for each kind of features where there are shares."""
+        folds, chosen_by = folds_of(self.labelled, self.seed)
+        rows, guesses = [], {}
+        for name in tracked(list(self.described.features), "probing", self.console):
+            row, guesses[name] = self._row(name, folds)
+            rows.append(row)
+        rows.append(self._commonest())
+        gain = None
+        if "untrained" in guesses:
+            gain = self.bootstrap.difference(guesses["pretrained"], guesses["untrained"], self.score)
+        found, notes = (), ()
+        if shares:
+            found, notes = curves(
+                {name: self._probe(name) for name in guesses},
+                self.labelled,
+                Reference(len(self.train), guesses),
+                self.bootstrap,
+                score=self.score,
+                shares=shares,
+                draws=draws,
+                seed=self.seed,
+                shown=partial(tracked, console=self.console),
+            )
+        return Judged(tuple(rows), gain, found, chosen_by, notes)
 
+    def _row(self, name: str, folds: Sequence[Fold]) -> tuple[ProbeRow, np.ndarray]:
+        """Every probe of these features, and what the one that was asked for says of the test rows."""
+        made = {kind: self._fit(kind, name, folds, self.train) for kind in ("linear", "knn")}
+        if name in self.described.tokens:
+            made["attentive"] = self._fit("attentive", name, folds, self.train)
+        scores = {kind: [self.bootstrap.interval(own.predicted, one) for one in SCORES] for kind, own in made.items()}
+        attentive = dict(zip(ATTENTIVE, scores.get("attentive", ()), strict=False))
+        settings = {"strength": made["linear"].setting, "neighbours": int(made["knn"].setting)}
+        updates = int(made["attentive"].setting) if "attentive" in made else None
+        row = ProbeRow(name, *scores["linear"], *scores["knn"], **settings, **attentive, updates=updates)
+        return row, made[self._kind_for(name)].predicted
 
-def _encoded(encoder: Encoder, samples: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, list[str]]:
-    """Features, and what the encoder had to say."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CutWarning)
-        features = encoder.encode(samples, pool="mean_std").numpy()
-    for warning in caught:
-        if not issubclass(warning.category, CutWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return features, [str(warning.message) for warning in caught if issubclass(warning.category, CutWarning)]
+    def _commonest(self) -> ProbeRow:
+        majority = np.full(len(self.test), np.bincount(self.labelled.labels[self.train]).argmax())
+        scores = [self.bootstrap.interval(majority, one) for one in SCORES]
+        attentive = dict(zip(ATTENTIVE, scores, strict=True)) if self.described.tokens else {}
+        return ProbeRow("commonest class", *scores, **attentive)
 
+    def _kind_for(self, name: str) -> str:
+        """Classical features have no tokens to attend to: beside an attentive probe they have the linear one."""
+        return "linear" if self.kind == "attentive" and name not in self.described.tokens else self.kind
 
-def _judge(
-    described: Described, score: str, seed: int, console: Console | None
-) -> tuple[tuple[ProbeRow, ...], Interval | None, str]:
-    """Rows of the table, the gain over the untrained encoder, and what the settings were chosen by."""
-    labelled = described.labelled
-    labels, train, test = labelled.labels, labelled.indices("train"), labelled.indices("test")
-    folds, chosen_by = _folds(labelled, seed)
-    bootstrap = Bootstrap(labels[test], labelled.groups[test], seed)
-    rows, guesses = [], {}
-    for name in _tracked(list(described.features), "probing", console):
-        features = described.features[name]
-        linear = linear_probe(features, labels, folds, train, test, SCORES[score])
-        near = neighbour_probe(features, labels, folds, train, test, SCORES[score])
-        guesses[name] = linear.predicted
-        found = [bootstrap.interval(probed.predicted, kind) for probed in (linear, near) for kind in SCORES]
-        rows.append(ProbeRow(name, *found, strength=linear.setting, neighbours=int(near.setting)))
-    majority = np.full(len(test), np.bincount(labels[train]).argmax())
-    accuracy, balanced, macro_f1 = (bootstrap.interval(majority, kind) for kind in SCORES)
-    rows.append(ProbeRow("commonest class", accuracy, balanced, macro_f1))
-    untrained = guesses.get("untrained")
-    gain = None if untrained is None else bootstrap.difference(guesses["pretrained"], untrained, score)
-    return tuple(rows), gain, chosen_by
+    def _probe(self, name: str) -> Probe:
+        return partial(self._fit, self._kind_for(name), name)
+
+    def _fit(self, kind: str, name: str, folds: Sequence[Fold], rows: np.ndarray) -> Choice:
+        labels, score = self.labelled.labels, SCORES[self.score]
+        if kind == "attentive":
+            return attentive_probe(self.described.tokens[name], labels, folds, rows, self.test, score, self.seed)
+        fit = linear_probe if kind == "linear" else neighbour_probe
+        return fit(self.described.features[name], labels, folds, rows, self.test, score)
 
 
 def _sizes(labelled: Labelled) -> tuple[dict[str, int], dict[str, int]]:
@@ -204,7 +205,8 @@ def _sizes(labelled: Labelled) -> tuple[dict[str, int], dict[str, int]]:
     return {part: len(indices) for part, indices in used.items()}, groups
 
 
-def _folds(labelled: Labelled, seed: int) -> tuple[list[Fold], str]:
+def folds_of(labelled: Labelled, seed: int) -> tuple[list[Fold], str]:
+    """What settings are chosen on, and what that is called."""
     train, validation = labelled.indices("train"), labelled.indices(VALIDATION)
     if len(validation):
         return [(train, validation)], "the validation split"
@@ -212,10 +214,3 @@ def _folds(labelled: Labelled, seed: int) -> tuple[list[Fold], str]:
     if not folds:
         raise DataError("the training split is too small to cross-validate over groups; add a split 'validation'")
     return folds, "cross-validation over groups of the training split"
-
-
-def _tracked(values: Sequence[Any] | np.ndarray, what: str, console: Console | None) -> Iterable[Any]:
-    """With a progress bar, where there is a terminal to show it on."""
-    if console is None or not console.is_terminal:
-        return values
-    return track(values, what, total=len(values), console=console, transient=True)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+KINDS = {"linear": "linear", "knn": "kNN", "attentive": "attentive"}
+ENDINGS = {"accuracy": "", "balanced": "_balanced", "macro_f1": "_f1"}  # of a score's name in a row
 SCORE_NAMES = {"accuracy": "accuracy", "balanced": "balanced", "macro_f1": "macro-F1"}
 
 
@@ -27,6 +29,49 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class SharePoint:
+    """A score with a share of the labels, or of the pairs.
+
+    Args:
+        share: of the training samples. samples: how many that is. draws: of them.
+        score: mean over the draws; its interval is over draws and resampled groups of the test split together.
+        deviation: standard deviation over the draws; 0 where there is one.
+        gain: how much higher the mean is than on the untrained encoder's features, with the same draws and resamples.
+    """
+
+    share: float
+    samples: int
+    draws: int
+    score: Interval
+    deviation: float
+    gain: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one kind of features, by share."""
+
+    name: str
+    points: tuple[SharePoint, ...]
+
+
+def point_text(point: SharePoint) -> str:
+    """Mean, deviation and interval."""
+    return f"{point.score.value:.3f} ± {point.deviation:.3f} [{point.score.low:.3f}, {point.score.high:.3f}]"
+
+
+CURVE_CAPTION = (
+    "mean over draws ± their standard deviation [95 % over draws and resampled groups]; settings are chosen inside the "
+    "drawn labels, at 1 as in the table"
+)
+
+PAIR_CAPTION = (
+    "a linear map from one stream's frozen features to the other's, by ridge regression on the drawn pairs, then the "
+    "nearest by cosine"
+)
+
+
+@dataclass(frozen=True)
 class ProbeRow:
     """Scores of one kind of features on the test split; None where a score makes no sense.
 
@@ -35,8 +80,11 @@ class ProbeRow:
         linear: accuracy of the linear probe. linear_balanced: mean accuracy over classes. linear_f1: mean F1 over
             classes (macro-F1).
         knn, knn_balanced, knn_f1: the same of the nearest neighbours.
-        strength: C of the logistic regression, and
-        neighbours: k, both as chosen without the test split.
+        attentive, attentive_balanced, attentive_f1: of a learned query over tokens, where it was asked for; classical
+            features have no tokens.
+        strength: C of the logistic regression,
+        neighbours: k, and
+        updates: of the learned query, all as chosen without the test split.
     """
 
     name: str
@@ -48,6 +96,14 @@ class ProbeRow:
     knn_f1: Interval | None = None
     strength: float | None = field(default=None, kw_only=True)
     neighbours: int | None = field(default=None, kw_only=True)
+    attentive: Interval | None = field(default=None, kw_only=True)
+    attentive_balanced: Interval | None = field(default=None, kw_only=True)
+    attentive_f1: Interval | None = field(default=None, kw_only=True)
+    updates: int | None = field(default=None, kw_only=True)
+
+    def score(self, kind: str, name: str) -> Interval | None:
+        """Of a kind of probe: `accuracy`, `balanced` or `macro_f1`."""
+        return getattr(self, f"{kind}{ENDINGS[name]}")
 
     def linear_score(self, name: str) -> Interval:
         """Of the linear probe: `accuracy`, `balanced` or `macro_f1`."""
@@ -64,8 +120,10 @@ class ProbeResult:
         classes: in order. samples, groups: how many, by purpose (`train`, `validation`, `test`).
         rows: pretrained, untrained, baselines.
         score: that the settings were chosen by and the gain is in: `accuracy`, `balanced` or `macro_f1`.
-        gain: how much higher the linear probe's score is than on the untrained encoder's features, paired.
+        gain: how much higher the score of the probe of this `kind` is than on the untrained encoder's features, paired.
         chosen_by: what the settings were judged on. notes: whatever else one should know. seed: of all draws.
+        kind: of the probe that the gain and the curves are of: `linear`, `knn` or `attentive`.
+        curves: the score with shares of the training labels, by features; empty where nobody asked.
     """
 
     run: str
@@ -82,6 +140,8 @@ class ProbeResult:
     chosen_by: str
     notes: tuple[str, ...]
     seed: int
+    kind: str = "linear"
+    curves: tuple[Curve, ...] = ()
 
     def row(self, name: str) -> ProbeRow:
         """Of the features of this name."""
@@ -96,11 +156,31 @@ class ProbeResult:
     def table(self) -> Table:
         """For a terminal; narrow ones put the interval under the score."""
         title = Text(f"{self.label} of {self.data} from {' + '.join(self.streams)}")
-        table = Table("features", *(f"linear, {name}" for name in SCORE_NAMES.values()), "kNN, accuracy", title=title)
+        first = "attentive" if self.kind == "attentive" else "linear"
+        others = [kind for kind in ("linear", "knn") if kind != first]
+        heads = [f"{first}, {name}" for name in SCORE_NAMES.values()] + [f"{KINDS[kind]}, accuracy" for kind in others]
+        table = Table("features", *heads, title=title)
         for row in self.rows:
-            scores = (row.linear, row.linear_balanced, row.linear_f1, row.knn)
+            scores = [row.score(first, name) for name in SCORE_NAMES] + [row.score(kind, "accuracy") for kind in others]
             table.add_row(*(Text("-" if cell is None else str(cell)) for cell in (row.name, *scores)))
         table.caption = Text(self.caption(), justify="left")
+        return table
+
+    def curve_table(self) -> Table | None:
+        """The curves for a terminal; None where there are none."""
+        if not self.curves:
+            return None
+        sizes = [f"{point.share:g} ({point.samples})" for point in self.curves[0].points]
+        what = f"{KINDS[self.kind]} {SCORE_NAMES[self.score]} by share of the training labels (and their number)"
+        table = Table("features", *sizes, title=Text(what))
+        for curve in self.curves:
+            table.add_row(*(Text(cell) for cell in (curve.name, *map(point_text, curve.points))))
+        if any(point.gain for point in self.curves[0].points):
+            gains = [
+                f"{p.gain.value:+.3f} [{p.gain.low:+.3f}, {p.gain.high:+.3f}]" for p in self.curves[0].points if p.gain
+            ]
+            table.add_row(*(Text(cell) for cell in ("over untrained", *gains)))
+        table.caption = Text(CURVE_CAPTION, justify="left")
         return table
 
     def caption(self) -> str:
@@ -114,7 +194,7 @@ class ProbeResult:
         ]
         if self.gain:
             value, low, high = (f"{number:+.3f}" for number in (self.gain.value, self.gain.low, self.gain.high))
-            lines.append(f"linear {SCORE_NAMES[self.score]} over untrained: {value}, {low} to {high}")
+            lines.append(f"{KINDS[self.kind]} {SCORE_NAMES[self.score]} over untrained: {value}, {low} to {high}")
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> str:
@@ -123,7 +203,8 @@ class ProbeResult:
 
     def write(self, run: Path, *, narrowed: bool) -> Path:
         """Put it into the run folder, where the report looks for it; the streams are named if they were chosen."""
-        parts = [Path(self.data).resolve().name, self.label, *(self.streams if narrowed else ())]
+        kind = () if self.kind == "linear" else (self.kind,)
+        parts = [Path(self.data).resolve().name, self.label, *(self.streams if narrowed else ()), *kind]
         file = run / f"probe-{re.sub(r'[^a-zA-Z0-9_.-]+', '_', '-'.join(parts))}.json"
         staged = file.with_name(f".{file.name}.staged")
         staged.write_text(self.to_json(), encoding="utf-8")

@@ -87,7 +87,7 @@ def retrieve(
     one, other = streams
     manifest, encoder = load_manifest(data), load(run, step=step)
     check_fields(Path(run), encoder.modalities, manifest, streams)
-    describe, features = _features(encoder, streams)
+    describe, features = features_of(encoder, streams)
     rows = manifest.split_rows(split)
     rows = rows[(manifest.column(f"{one}.offset")[rows] >= 0) & (manifest.column(f"{other}.offset")[rows] >= 0)]
     if len(rows) < 2:
@@ -106,23 +106,34 @@ class _Side(NamedTuple):
 
 
 def _side(name: str, values: list[Any], describe: Describe) -> _Side:
-    """Items of one stream: a text that several pairs share is one item."""
+    items = items_of(values)
+    return _Side(describe(name, [values[min(pairs)] for pairs in items]), items)
+
+
+def items_of(values: Sequence[Any]) -> list[set[int]]:
+    """The pairs that each item of one stream stands in: a text that several pairs share is one item."""
     items: dict[Any, set[int]] = {}
     for pair, value in enumerate(values):
         items.setdefault(value if isinstance(value, str) else pair, set()).add(pair)
-    return _Side(describe(name, [values[min(pairs)] for pairs in items.values()]), list(items.values()))
+    return list(items.values())
 
 
 def _direction(name: str, ask: _Side, answer: _Side, seed: int) -> Direction:
-    of_pair = {pair: item for item, pairs in enumerate(answer.pairs) for pair in pairs}
-    right = np.zeros((len(ask.pairs), len(answer.pairs)), dtype=bool)
-    for item, pairs in enumerate(ask.pairs):
-        right[item, [of_pair[pair] for pair in pairs]] = True
+    right = right_answers(ask.pairs, answer.pairs)
     first = first_ranks(ask.features @ answer.features.T, right)
     queries, among = right.shape
     bootstrap = Bootstrap(np.ones(queries, dtype=np.int64), np.arange(queries), seed)
     recall = {k: bootstrap.interval((first <= k).astype(np.int64), "accuracy") for k in RANKS}
     return Direction(name, queries, among, recall, {k: chance(right.sum(1), among, k) for k in RANKS})
+
+
+def right_answers(ask: Sequence[set[int]], answer: Sequence[set[int]]) -> Bool[np.ndarray, "q n"]:
+    """Which items of the other stream share a pair with each item that asks."""
+    of_pair = {pair: item for item, pairs in enumerate(answer) for pair in pairs}
+    right = np.zeros((len(ask), len(answer)), dtype=bool)
+    for item, pairs in enumerate(ask):
+        right[item, [of_pair[pair] for pair in pairs]] = True
+    return right
 
 
 def first_ranks(similarity: Float[np.ndarray, "q n"], right: Bool[np.ndarray, "q n"]) -> Int[np.ndarray, " q"]:
@@ -137,7 +148,7 @@ def chance(right: Int[np.ndarray, " q"], among: int, k: int) -> float:
     return 1 - float(np.mean(missed))
 
 
-def _features(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str]:
+def features_of(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str]:
     """What gives the features of a stream's values, each encoded by itself, and what they are."""
     contrast = _contrast(encoder, streams)
     name = "mean latents" if contrast is None else "features of the run's contrast"
@@ -218,7 +229,7 @@ def zero_shot(
         raise DataError(f"streams: prompts are texts, and '{text}' is no text stream of {run}")
     labelled = find_labelled(manifest, label, [stream], splits, max_samples=None, skip_unlabelled=True, seed=seed)
     _check_prompts(prompts, labelled.classes, manifest, label)
-    describe, features = _features(encoder, streams)
+    describe, features = features_of(encoder, streams)
     classes = []
     for name in labelled.classes:
         given = prompts[name]

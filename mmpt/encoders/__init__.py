@@ -38,6 +38,14 @@ class Encoder(nn.Module, ABC):
     tokenwise: bool = False
     has_penalty: bool = False
 
+    @property
+    def neutral(self) -> Tensor | float | None:
+        """What stands in a token's values where they say nothing; None where all that can stand there says something.
+
+        A number, or one for each of a token's numbers.
+        """
+        return None
+
     @abstractmethod
     def forward(self, content: Content) -> Tokens:
         """Tokens aligned with `content`; the trunk sets their stream."""

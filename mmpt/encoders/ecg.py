@@ -94,6 +94,11 @@ class EcgEncoder(Encoder):
         else:
             self.register_buffer("position", table, persistent=False)
 
+    @property
+    def neutral(self) -> float:
+        """The mean of every lead."""
+        return 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Strips (B, N, P) -> tokens (B, N, D)."""
         x = self._embedded(content.values, None if content.full else content.valid)

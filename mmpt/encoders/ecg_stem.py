@@ -132,6 +132,11 @@ class EcgStemEncoder(Encoder):
         else:
             self.register_buffer("position", self.place_table(width), persistent=False)
 
+    @property
+    def neutral(self) -> float:
+        """Of flags, too: no lead is shown."""
+        return 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Values (B, N, 17, C) -> tokens (B, N, D)."""
         x = self._features(content)

@@ -19,6 +19,8 @@ from mmpt.randomness import number
 from mmpt.tokens import Content, Shown, Tokens
 from mmpt.trunk.positions import sincos_2d
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
 
 @dataclass(frozen=True)
 class Image(Modality):
@@ -42,9 +44,7 @@ class Image(Modality):
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size % self.patch:
             raise ConfigError(f"patch: {self.patch} does not divide size {self.size}; choose a divisor of {self.size}")
-        smallest, largest = self.crop_scale
-        if not 0 < smallest <= largest <= 1:
-            raise ConfigError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {smallest} and {largest}")
+        check_crop(self.crop_scale)
 
     @property
     def augments(self) -> bool:
@@ -68,9 +68,7 @@ class Image(Modality):
 
     def normalisation(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
         """Mean and standard deviation of each channel, of values in [0, 1], from the data set's statistics."""
-        mean = self.facts.statistics.get("mean", (0.5, 0.5, 0.5))
-        std = self.facts.statistics.get("std", (0.5, 0.5, 0.5))
-        return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32).clamp(min=1e-3)
+        return normalisation_of(self.facts)
 
     @property
     def limit(self) -> int:
@@ -102,25 +100,17 @@ class Image(Modality):
 
     def read(self, value: Picture.Image, start: int, stop: int, draw: int | None) -> np.ndarray:
         """Patches with an empty one in front for the class token; uint8 (1 + N, P)."""
-        box = _centre_square(value.size) if draw is None else self._random_box(value.size, draw)
+        box, mirrored = self.view(value.size, draw)
         pixels = np.asarray(value.resize((self.size, self.size), Picture.Resampling.BICUBIC, box=box), dtype=np.uint8)
-        if draw is not None and self.flip and number(draw, "flip") < 0.5:
+        if mirrored:
             pixels = pixels[:, ::-1]
         grid = pixels.reshape(self.side, self.patch, self.side, self.patch, 3).transpose(0, 2, 1, 3, 4)
         patches = grid.reshape(self.num_patches, self.patch_numbers)
         return np.concatenate([np.zeros((1, self.patch_numbers), np.uint8), patches])
 
-    def _random_box(self, size: tuple[int, int], draw: int) -> tuple[float, float, float, float]:
-        smallest, largest = self.crop_scale
-        if largest == smallest == 1:
-            return _centre_square(size)
-        area = smallest + (largest - smallest) * number(draw, "crop area")
-        ratio = np.exp(np.log(4 / 3) * (2 * number(draw, "crop ratio") - 1))
-        width = min(size[0], (size[0] * size[1] * area * ratio) ** 0.5)
-        height = min(size[1], (size[0] * size[1] * area / ratio) ** 0.5)
-        left = (size[0] - width) * number(draw, "crop left")
-        top = (size[1] - height) * number(draw, "crop top")
-        return left, top, left + width, top + height
+    def view(self, size: tuple[int, int], draw: int | None) -> tuple[Box, bool]:
+        """What is read of a picture of this width and height: left, top, right, bottom, and whether it is mirrored."""
+        return cropped(size, self.crop_scale, draw), draw is not None and self.flip and number(draw, "flip") < 0.5
 
     def collate(self, rows: Sequence[Sequence[np.ndarray]], size: int | None) -> Content:
         """One picture a row; patches (B, 1 + N, P) uint8."""
@@ -149,10 +139,39 @@ class Image(Modality):
         return ImageEncoder(self, width)
 
 
-def _centre_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    side = min(size)
-    left, top = (size[0] - side) / 2, (size[1] - side) / 2
-    return left, top, left + side, top + side
+def cropped(size: tuple[int, int], scale: tuple[float, float], draw: int | None) -> Box:
+    """The part of a picture of width x height that is kept: its centre square, or a random part of its area.
+
+    Args:
+        size: of the picture.
+        scale: smallest and largest share of the area.
+        draw: keys the choice; None means none, as does a scale of 1.
+    """
+    if draw is None or scale == (1.0, 1.0):
+        side = min(size)
+        left, top = (size[0] - side) / 2, (size[1] - side) / 2
+        return left, top, left + side, top + side
+    smallest, largest = scale
+    area = smallest + (largest - smallest) * number(draw, "crop area")
+    ratio = np.exp(np.log(4 / 3) * (2 * number(draw, "crop ratio") - 1))
+    width = min(size[0], (size[0] * size[1] * area * ratio) ** 0.5)
+    height = min(size[1], (size[0] * size[1] * area / ratio) ** 0.5)
+    left = (size[0] - width) * number(draw, "crop left")
+    top = (size[1] - height) * number(draw, "crop top")
+    return left, top, left + width, top + height
+
+
+def check_crop(scale: tuple[float, float]) -> None:
+    """Raises ConfigError for shares that no crop can keep."""
+    smallest, largest = scale
+    if not 0 < smallest <= largest <= 1:
+        raise ConfigError(f"crop_scale: expected 0 < smallest <= largest <= 1, got {smallest} and {largest}")
+
+
+def normalisation_of(facts: Facts) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+    """Mean and standard deviation of each channel, of values in [0, 1]; a half where nothing was measured."""
+    mean, std = (torch.tensor(facts.statistics.get(name, (0.5,) * 3), dtype=torch.float32) for name in ("mean", "std"))
+    return mean, std.clamp(min=1e-3)
 
 
 def normalise(
@@ -186,6 +205,11 @@ class ImageEncoder(Encoder):
             self.position = nn.Parameter(torch.randn_like(table) * 0.02)
         else:
             self.register_buffer("position", table, persistent=False)
+
+    @property
+    def neutral(self) -> UInt8[Tensor, " P"]:
+        """The mean colour, to the nearest byte."""
+        return (255 * self.mean).round().byte().repeat(self.projection.in_features // 3)
 
     def forward(self, content: Content) -> Tokens:
         """Patches (B, 1 + N, P) -> tokens (B, 1 + N, D); of the patches some may be missing, the class token never."""

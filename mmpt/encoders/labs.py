@@ -180,6 +180,11 @@ class LabsEncoder(Encoder):
         nn.init.normal_(self.columns.weight)  # as large as the values, or columns are told apart late
         self.register_buffer("quantiles", quantile_table(labs.columns), persistent=False)
 
+    @property
+    def neutral(self) -> float | None:
+        """The columns' means; categories have none."""
+        return None if self.values.kinds.size else 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Values (B, N) and their columns -> tokens (B, N, D); whatever stands where no cell is counts as 0."""
         x = self.values(torch.where(content.valid, content.values, 0.0), content.place)

@@ -116,6 +116,11 @@ class SpeechEncoder(Encoder):
         elif speech.positions == "sincos":
             self.register_buffer("table", self.place_table(width), persistent=False)
 
+    @property
+    def neutral(self) -> float:
+        """Silence."""
+        return 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Windows (B, N, T) -> tokens (B, N, D)."""
         x, penalty = self._embedded(content)

@@ -154,6 +154,11 @@ class SpeechMelEncoder(Encoder):
         if not self.rotary:
             self.register_buffer("table", self.place_table(width), persistent=False)
 
+    @property
+    def neutral(self) -> float:
+        """The mean spectrum, where patches are normalised."""
+        return 0.0
+
     def forward(self, content: Content) -> Tokens:
         """Patches (B, N, P) -> tokens (B, N, D)."""
         x = self._embedded(content.values, None if content.full else content.valid)

@@ -31,7 +31,7 @@ tags: [{", ".join(["mmpt", "masked-modelling", *streams])}]
 
 # {name}
 
-An encoder pretrained by masked modelling with mmpt, {encoder.step} steps.
+{_came(encoder)}
 
     {use.format(folder=name)}
 
@@ -61,6 +61,12 @@ The licence of weights follows that of the data and of whoever trained them; non
 {dump_yaml(encoder.recipe)}```
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _came(encoder: Encoder) -> str:
+    if encoder.origin is not None:
+        return f"The encoder of {encoder.origin.source}, a {encoder.origin.kind}, as mmpt loaded it."
+    return f"An encoder pretrained by masked modelling with mmpt, {encoder.step} steps."
 
 
 def _section(title: str, text: str) -> str:
@@ -109,7 +115,7 @@ def _probes(run: Path, streams: Sequence[str]) -> list[str]:
     lines = []
     for file in sorted(run.glob("probe-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
-        if not set(found["streams"]) <= set(streams):
+        if not set(found["streams"]) <= set(streams) or found.get("kind", "linear") != "linear":
             continue
         for row in found["rows"]:
             score = row["linear"]

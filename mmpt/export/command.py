@@ -11,7 +11,7 @@ import torch
 
 from mmpt.build import save_facts
 from mmpt.config import dump_yaml
-from mmpt.downstream.encoder import Encoder, find_checkpoint, load
+from mmpt.downstream.encoder import Encoder, load, weights_sha256
 from mmpt.downstream.values import raw_value
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
@@ -37,7 +37,10 @@ class Written(NamedTuple):
 
     differences: Mapping[str, float]
     use: str  # Python that loads it; {folder} is where it lies
-    compared: str = "latents of made-up samples of three lengths in one padded batch, float32, on the CPU"
+    compared: str = (
+        "latents of made-up samples of three lengths in one padded batch (of a model with a group norm over time: each "
+        "by itself), float32, on the CPU"
+    )
     inputs: str = ""  # the card's section, where names of inputs are ours
 
 
@@ -165,8 +168,6 @@ def _batch(streams: Mapping[str, Content]) -> Batch:
 
 
 def _certificate(encoder: Encoder, run: Path, to: str, written: Written, tolerance: float) -> dict[str, Any]:
-    found = find_checkpoint(run, encoder.step)
-    commit = json.loads((found / checkpoint.COMMIT).read_text(encoding="utf-8"))
     return {
         "to": to,
         "largest_difference": max(written.differences.values()),
@@ -174,6 +175,6 @@ def _certificate(encoder: Encoder, run: Path, to: str, written: Written, toleran
         "tolerance": tolerance,
         "compared": written.compared,
         "step": encoder.step,
-        "source_sha256": commit["sha256"]["model.safetensors"],
+        "source_sha256": weights_sha256(encoder, run),
         "versions": {name: version(name) for name in (*LIBRARIES, *(onnx.PACKAGES if to == "onnx" else ()))},
     }

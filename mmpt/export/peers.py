@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,7 @@ from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.tokens import Content
+from mmpt.trunk.transformer import Transformer
 
 
 class Peer(ABC):
@@ -42,7 +43,7 @@ class Peer(ABC):
 
 
 class TextPeer(Peer):
-    """RobertaPreLayerNorm, or Esm where the trunk has no norm before its blocks; and the tokenizer."""
+    """RobertaPreLayerNorm, or Esm where the trunk has no norm before its blocks, or Bert of a post-norm trunk."""
 
     use = "AutoModel.from_pretrained('{folder}', add_pooling_layer=False), AutoTokenizer.from_pretrained('{folder}')"
 
@@ -50,10 +51,11 @@ class TextPeer(Peer):
         from transformers import AutoTokenizer
 
         from mmpt.export.esm import to_esm
+        from mmpt.export.post_norm import to_bert
         from mmpt.export.roberta import to_roberta
-        from mmpt.export.trunk import trunk_shape
 
-        make: Any = to_roberta if trunk_shape(self.backbone.trunk).norm_entry else to_esm
+        pre_norm = to_roberta if _has(self.backbone, "norm_entry") else to_esm
+        make: Any = to_bert if _has(self.backbone, "post_norm") else pre_norm
         make(self.backbone, self.modality).save_pretrained(folder)
         facts = self.modality.facts
         tokenizer = AutoTokenizer.from_pretrained(facts.folder / facts.values["tokenizer"])
@@ -65,7 +67,11 @@ class TextPeer(Peer):
         from transformers import AutoModel
 
         peer = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
-        return peer(input_ids=content.values, attention_mask=content.valid.long()).last_hidden_state
+        size = content.valid.shape[1]
+        longest = int(content.valid.sum(1).max())  # columns of padding alone may have no position
+        ids, valid = content.values[:, :longest], content.valid[:, :longest]
+        latents = peer(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        return torch.nn.functional.pad(latents, (0, 0, 0, size - longest))
 
 
 class ViTPeer(Peer):
@@ -133,8 +139,10 @@ class HubertPeer(Peer):
         from transformers import Wav2Vec2FeatureExtractor
 
         from mmpt.export.hubert import to_hubert
+        from mmpt.export.post_norm import to_hubert_base
 
-        to_hubert(self.backbone, self.modality).save_pretrained(folder)
+        make = to_hubert_base if _has(self.backbone, "post_norm") else to_hubert
+        make(self.backbone, self.modality).save_pretrained(folder)
         Wav2Vec2FeatureExtractor(
             feature_size=1,
             sampling_rate=int(self.modality.rate),
@@ -150,7 +158,10 @@ class HubertPeer(Peer):
 
         peer = AutoModel.from_pretrained(folder).eval()
         waves, real = waves_of(self.modality, content)
-        return peer(waves, attention_mask=real.long()).last_hidden_state
+        if self.modality.norm == "layer":
+            return peer(waves, attention_mask=real.long()).last_hidden_state
+        rows = [peer(wave[valid].unsqueeze(0)).last_hidden_state[0] for wave, valid in zip(waves, real, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # theirs would count padding in a group norm
 
 
 KINDS: dict[tuple[str, type], type[Peer]] = {
@@ -174,6 +185,13 @@ def peer_of(to: str, backbone: Backbone, modality: Modality) -> Peer:
     raise ConfigError(
         f"--to {to}: it has no model for {type(modality).__name__.lower()}; use transformers, onnx or safetensors"
     )
+
+
+def _has(backbone: Backbone, what: Literal["norm_entry", "post_norm"]) -> bool:
+    trunk = backbone.trunk
+    if not isinstance(trunk, Transformer):
+        return False
+    return isinstance(trunk.entry if what == "norm_entry" else trunk.norm, torch.nn.LayerNorm) == (what == "norm_entry")
 
 
 def _pixels(backbone: Backbone, content: Content) -> Tensor:

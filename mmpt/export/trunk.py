@@ -11,7 +11,7 @@ from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.trunk import Trunk
 from mmpt.trunk.feedforward.dense import DenseFeedForward
-from mmpt.trunk.transformer import Block, Transformer
+from mmpt.trunk.transformer import Block, Norm, Transformer
 
 
 class TrunkShape(NamedTuple):
@@ -33,11 +33,13 @@ def only_stream(backbone: Backbone, peer: str) -> tuple[str, Encoder]:
     return name, cast("Encoder", encoder)
 
 
-def trunk_shape(trunk: Trunk) -> TrunkShape:
-    """Raises ConfigError for a trunk that other libraries don't have."""
+def trunk_shape(trunk: Trunk, *, norm: Norm = "pre") -> TrunkShape:
+    """Raises ConfigError for a trunk that other libraries don't have, or whose norms stand elsewhere than `norm`."""
     if not isinstance(trunk, Transformer) or len(trunk.blocks) == 0:
         raise ConfigError(f"only a transformer trunk with blocks can be exported, this one is {type(trunk).__name__}")
     blocks = [cast("Block", block) for block in trunk.blocks]
+    if blocks[0].norm != norm:
+        raise ConfigError(f"the other library's model is {norm}-norm, this trunk has trunk.norm={blocks[0].norm}")
     for block in blocks:
         if not isinstance(block.feedforward, DenseFeedForward):
             kind = type(block.feedforward).__name__
@@ -47,7 +49,7 @@ def trunk_shape(trunk: Trunk) -> TrunkShape:
         found = ", ".join(map(str, widths))
         raise ConfigError(f"only feed-forwards of one width can be exported, those of this trunk are {found} wide")
     inner, heads = widths[0], blocks[0].attention.heads
-    eps, norm_entry = trunk.norm.eps, isinstance(trunk.entry, nn.LayerNorm)
+    eps, norm_entry = blocks[0].norm1.eps, isinstance(trunk.entry, nn.LayerNorm)
     return TrunkShape(trunk.width, len(blocks), heads, cast("int", inner), eps, norm_entry)
 
 

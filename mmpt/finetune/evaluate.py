@@ -1,8 +1,7 @@
 """What a fitted model says of samples, and how good that is."""
 
-import warnings
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,61 +10,56 @@ from torch import Tensor
 from mmpt.downstream.result import Interval
 from mmpt.errors import DataError
 from mmpt.finetune.examples import Examples
+from mmpt.finetune.metrics import intervals
 from mmpt.finetune.objective import Supervised
-from mmpt.finetune.rows import Rows, known_labels
-from mmpt.finetune.tasks import Metric, Task
+from mmpt.finetune.rows import Known, Rows, known_labels, usable
+from mmpt.finetune.tasks import Task
 from mmpt.model import MaskedModel
+from mmpt.tokens import Batch
 
-RESAMPLES = 200
+
+class Judged(NamedTuple):
+    """Of some samples, in order: what would have been right, and what was said."""
+
+    true: list[np.ndarray]
+    scores: list[np.ndarray]
 
 
-@torch.no_grad()
-def outputs_of(task: Task, model: MaskedModel, examples: Examples, *, batch_size: int) -> Tensor:
-    """Outputs of the head for every sample, in order; on the host."""
+def outputs_by_batch(
+    task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of the samples that have a label, or of all samples where no labels are given, and the outputs for them.
+
+    Both on the host; the model is in eval mode meanwhile.
+    """
     objective = cast("Supervised", model.objective)
-    rows, device = Rows(task, examples, None), next(model.parameters()).device
-    training, parts = model.training, []
+    rows, device = Rows(task, examples, known), next(model.parameters()).device
+    numbers = np.arange(len(examples)) if known is None else usable(known)
+    training = model.training
     model.eval()
-    for start in range(0, len(examples), batch_size):
-        batch = rows.batch(range(start, min(start + batch_size, len(examples)))).to(device)
-        parts.append(objective.outputs(model.backbone, batch).cpu())
+    for start in range(0, len(numbers), batch_size):
+        batch = rows.batch(numbers[start : start + batch_size].tolist())
+        with torch.no_grad():
+            outputs = objective.outputs(model.backbone, batch.to(device)).cpu()
+        yield batch, outputs
     model.train(training)
-    return torch.cat(parts)
+
+
+def judged(task: Task, model: MaskedModel, examples: Examples, known: Known | None, *, batch_size: int) -> Judged:
+    """Of the samples that have a label, as `known_labels` gives them; None: of all samples, and nothing is right."""
+    found = Judged([], [])
+    for batch, outputs in outputs_by_batch(task, model, examples, known, batch_size=batch_size):
+        found.scores.extend(task.scores(outputs, batch))
+        if known is not None:
+            found.true.extend(task.truth(batch))
+    return found
 
 
 def evaluated(task: Task, model: MaskedModel, examples: Examples, *, batch_size: int, seed: int) -> dict[str, Interval]:
     """Every metric with its interval, over the samples that have a label."""
-    known = known_labels(task, examples)
-    labelled = np.array([label is not None for label in known])
-    if not labelled.any():
-        raise DataError(f"{examples.where}: no sample has a label '{task.label}'")
-    scores = task.scores(outputs_of(task, model, examples, batch_size=batch_size))
-    true = np.stack([label for label in known if label is not None])
-    groups = np.array(examples.groups)[labelled]
-    return intervals(task.metrics, true, scores[labelled], groups, seed)
-
-
-def values(metrics: Mapping[str, Metric], true: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Each metric; NaN where it has none, as for a single class."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of scikit-learn, about classes that a resample lacks
-        return {name: metric.score(true, scores) for name, metric in metrics.items()}
-
-
-def intervals(
-    metrics: Mapping[str, Metric], true: np.ndarray, scores: np.ndarray, groups: np.ndarray, seed: int
-) -> dict[str, Interval]:
-    """Each metric and where 95 % of its values over resampled groups lie."""
-    names, group = np.unique(groups, return_inverse=True)
-    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    random = np.random.default_rng(seed)
-    draws = [
-        np.concatenate([members[n] for n in random.integers(len(names), size=len(names))]) for _ in range(RESAMPLES)
-    ]
-    found = {}
-    for name, value in values(metrics, true, scores).items():
-        over = np.array([values({name: metrics[name]}, true[rows], scores[rows])[name] for rows in draws])
-        over = over[~np.isnan(over)]
-        low, high = np.percentile(over, [2.5, 97.5]) if len(over) else (value, value)
-        found[name] = Interval(value, min(value, float(low)), max(value, float(high)))
-    return found
+    known, _ = known_labels(task, examples)
+    if not len(usable(known)):
+        raise DataError(f"{examples.where}: no sample has {task.wanted}")
+    found = judged(task, model, examples, known, batch_size=batch_size)
+    groups = np.array(examples.groups)[usable(known)]
+    return intervals(task.metrics, task.evidence(found.true, found.scores), groups, seed)

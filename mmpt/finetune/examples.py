@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ class Examples(ABC):
     """Samples by number.
 
     `where` names them all for messages. By sample: `labels` as given, None where there is none; `groups`: samples of
-    one are not independent, and by itself each is its own; `names`: keys, for tables of predictions.
+    one are not independent, and by itself each is its own; `names`: keys, for tables of predictions; `label_facts`:
+    what a data set says of a field of labels.
     """
 
     where: str
     labels: Sequence[Any]
     groups: Sequence[str]
     names: Sequence[str]
+    label_facts: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:
@@ -38,8 +41,27 @@ class Examples(ABC):
         """For messages."""
 
     @abstractmethod
+    def has(self, number: int, name: str) -> bool:
+        """Whether a sample has an input; looks at no values."""
+
+    @abstractmethod
     def values(self, number: int) -> dict[str, Any]:
         """Raw values of the inputs that the sample has; raises DataError."""
+
+
+class FieldLabels(Sequence[Any]):
+    """Labels that are a field of their own, decoded whenever they are asked for: they may be large."""
+
+    def __init__(self, manifest: Manifest, field: str, rows: np.ndarray) -> None:
+        self.field, self.rows, self.reader = field, rows, Reader(manifest, [field])
+        self.present = manifest.column(f"{field}.offset") >= 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        row = int(self.rows[number])
+        return self.reader.read(row)[self.field] if self.present[row] else None
 
 
 class ShardExamples(Examples):
@@ -51,7 +73,8 @@ class ShardExamples(Examples):
         if not there:
             raise DataError(f"{manifest.folder}: has the fields {', '.join(manifest.fields)}, none of {inputs}")
         rows = np.arange(len(manifest)) if split is None else manifest.split_rows(split)
-        has_any = np.any([manifest.column(f"{name}.offset") >= 0 for name in there], axis=0)
+        self.there = {name: manifest.column(f"{name}.offset") >= 0 for name in there}
+        has_any = np.any(list(self.there.values()), axis=0)
         self.rows = rows[has_any[rows]]
         if not len(self.rows):
             raise DataError(f"{self.where}: no sample has {' or '.join(there)}")
@@ -67,12 +90,18 @@ class ShardExamples(Examples):
     def place(self, number: int) -> str:
         return self.reader.place(int(self.rows[number]))
 
+    def has(self, number: int, name: str) -> bool:
+        return name in self.there and bool(self.there[name][self.rows[number]])
+
     def values(self, number: int) -> dict[str, Any]:
         return self.reader.read(int(self.rows[number]))
 
-    def _labels(self, label: str | None) -> list[Any]:
+    def _labels(self, label: str | None) -> Sequence[Any]:
         if label is None:
             return [None] * len(self)
+        if label in self.manifest.fields and self.manifest.fields[label].kind != "json":
+            self.label_facts = self.manifest.fields[label].facts
+            return FieldLabels(self.manifest, label, self.rows)
         field = label_field(self.manifest)
         reader = Reader(self.manifest, [field])
         present = self.manifest.column(f"{field}.offset") >= 0
@@ -104,6 +133,9 @@ class RecordExamples(Examples):
     def place(self, number: int) -> str:
         return f"sample {number}"
 
+    def has(self, number: int, name: str) -> bool:
+        return name in self.records[number]
+
     def values(self, number: int) -> dict[str, Any]:
         return {name: value for name, value in self.records[number].items() if name in self.inputs}
 
@@ -113,14 +145,22 @@ def examples_of(data: Any, inputs: Sequence[str], *, label: str | None, split: s
     if isinstance(data, (str, Path)):
         manifest, named = _data_set(Path(data))
         return ShardExamples(manifest, inputs, label, named or split)
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):
-        return RecordExamples(data.to_dict("records"), inputs, label)
-    if isinstance(data, Mapping):
-        return RecordExamples(_rows(data), inputs, label)
-    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
-        return RecordExamples(data, inputs, label)
+    records = records_of(data)
+    if records is not None:
+        return RecordExamples(records, inputs, label)
     kind = type(data).__name__
     raise DataError(f"expected a folder, a list of dicts, a dict of columns or a DataFrame, got {kind}")
+
+
+def records_of(data: Any) -> Sequence[Mapping[str, Any]] | None:
+    """A list of dicts from a list of them, a dict of columns or a DataFrame; None of anything else."""
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        return data.to_dict("records")
+    if isinstance(data, Mapping):
+        return _rows(data)
+    if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
+        return data
+    return None
 
 
 def _data_set(path: Path) -> tuple[Manifest, str | None]:

@@ -18,4 +18,4 @@ def plain_model(task: Task, seed: int = 0) -> MaskedModel:
     for name in backbone.encoders:
         if name not in task.inputs:
             backbone.encoder(name).requires_grad_(False)
-    return MaskedModel(backbone, Supervised(head, task.loss)).to(task.encoder.device)
+    return MaskedModel(backbone, Supervised(head, task.loss, alone=task.alone)).to(task.encoder.device)

@@ -1,19 +1,25 @@
 """Predictions as a table, one row a sample."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmpt.errors import DataError
-from mmpt.finetune.evaluate import outputs_of
+from mmpt.finetune.evaluate import judged
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.saved import load
+from mmpt.finetune.tasks import RowTask
 
 ENDINGS = (".csv", ".parquet")
 
 
 def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> int:
-    """Write `key`, `prediction` and a column for each score; returns how many samples there were.
+    """Write `key`, `prediction` and a column for each score of a sample; returns how many samples there were.
+
+    What is said of words, frames or pixels is a list, as JSON in a .csv file.
 
     Raises:
         DataError: a file of another kind, or samples that can't be read; nothing is written then.
@@ -21,17 +27,25 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     if out.suffix not in ENDINGS:
         raise DataError(f"{out}: expected a file that ends in {' or '.join(ENDINGS)}")
     task = load(task_folder)
-    assert task.model is not None
     examples = examples_of(data, task.inputs, label=None, split="test")
-    scores = task.scores(outputs_of(task, task.model, examples, batch_size=64))
-    table = pd.DataFrame({"key": examples.names, "prediction": task.decode(scores)})
+    scores = judged(task, task.fitted_model(), examples, None, batch_size=64).scores
+    said = [_plain(own) for own in task.decode(scores)]
+    table = pd.DataFrame({"key": examples.names, "prediction": said})
+    if all(own is None or isinstance(own, int) for own in said):
+        table["prediction"] = pd.array(said, dtype="Int64")  # whole numbers stay whole beside what is missing
     names = task.facts.get("classes") or task.facts.get("names")
-    if names:
-        table = table.join(pd.DataFrame(scores, columns=[f"score of {name}" for name in names]))
+    if names and isinstance(task, RowTask):
+        table = table.join(pd.DataFrame(np.stack(scores), columns=[f"score of {name}" for name in names]))
     staged = out.with_name(f".{out.name}.staged")
     if out.suffix == ".csv":
+        table["prediction"] = [json.dumps(own) if isinstance(own, list) else own for own in table["prediction"]]
         table.to_csv(staged, index=False)
     else:
         table.to_parquet(staged, index=False)
     staged.replace(out)
     return len(table)
+
+
+def _plain(said: Any) -> Any:
+    """As tables hold it."""
+    return said.tolist() if isinstance(said, np.ndarray) else said

@@ -20,8 +20,9 @@ class FinetuneRecipe:
     """A fit, whole.
 
     Args:
-        encoder: the pretrained run. step: of its checkpoint; the newest by default. untrained: its fresh weights
-            instead, for comparison.
+        encoder: the pretrained run, or a model of transformers or timm, as `mmpt.load` takes it. step: of a run's
+            checkpoint; the newest by default. untrained: fresh weights instead, for comparison. weights: a
+            .safetensors file of timm's architecture `encoder`.
         task: what is learned.
         train: a data set, or a data set and a split (`shards/labs/train`). validation, test: likewise.
         strategy: what is trained.
@@ -36,6 +37,7 @@ class FinetuneRecipe:
     test: Path | None = None
     step: int | None = None
     untrained: bool = False
+    weights: Path | None = None
     strategy: Component[Strategy] = component(Strategy, "full")
     fit: FitSettings = field(default_factory=FitSettings)
     allow_shared_groups: bool = False
@@ -44,7 +46,7 @@ class FinetuneRecipe:
 def finetune(recipe: str | Path, *overrides: str, out: str | Path, console: Console | None = None) -> FitResult:
     """Fine-tune as the recipe says, or go on with what the folder holds; see `Task.fit` for what is raised."""
     settings = load_settings(find_recipe(recipe, "finetune"), list(overrides), FinetuneRecipe)
-    encoder = load(settings.encoder, step=settings.step, untrained=settings.untrained)
+    encoder = load(settings.encoder, step=settings.step, untrained=settings.untrained, weights=settings.weights)
     return fit(
         settings.task.build(encoder),
         settings.train,

@@ -29,6 +29,8 @@ class FitResult:
         samples: how many, by purpose. trained, parameters: numbers that were trained, and all.
         strategy: its name.
         notes: whatever else one should know.
+        confusion: how often each class (row) was taken for each (column), on the test data or else the validation
+            data; None where the task has no classes.
     """
 
     task: "Task"
@@ -44,10 +46,11 @@ class FitResult:
     parameters: int
     strategy: str
     notes: tuple[str, ...]
+    confusion: list[list[int]] | None = None
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table("metric", "validation", "trivial", title=f"{self.task.label} from {' + '.join(self.task.inputs)}")
+        table = Table("metric", "validation", "trivial", title=self.task.title)
         if self.test:
             table.add_column("test")
             table.add_column("trivial")
@@ -78,7 +81,10 @@ class FitResult:
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, folder: str | Path) -> Path:
-        """The fitted task, which `mmpt.finetune.load` reads, and this result; raises ConfigError where one is there."""
+        """The fitted task, which `mmpt.finetune.load` reads, this result and its report.html.
+
+        Raises ConfigError where one is there.
+        """
         from mmpt.finetune.saved import save
 
         return save(self.task, Path(folder), result=self)

@@ -39,7 +39,10 @@ def save(task: Task, folder: Path, *, result: FitResult | None = None) -> Path:
     step = result.best_epoch if result else 0
     checkpoint.commit(folder / "checkpoints", checkpoint.Saved(weights, {}, {"step": step}))
     if result:
+        from mmpt.report.fit import write_fit_report  # matplotlib is slow to import
+
         (folder / RESULT).write_text(result.to_json(), encoding="utf-8")
+        write_fit_report(result, folder)
     kind = type(task)
     plain = {"type": f"{kind.__module__}.{kind.__name__}", "settings": settings_of(task), "facts": task.facts}
     staged = folder / f".{TASK}.staged"

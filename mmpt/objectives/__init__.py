@@ -56,7 +56,17 @@ class Prediction(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """Built with the backbone and its modalities."""
+    """Built with the backbone and its modalities.
+
+    `heir` names the part of it, if any, that takes over all weights of the objective of the run that it begins with.
+    `one_document` says that a row has to be one sample's; `compares_rows` that rows which are only negatives of others
+    are of use to it; `reads_weights` that it computes with the backbone's weights themselves, which have to be whole.
+    """
+
+    heir: str | None = None
+    one_document: bool = False
+    compares_rows: bool = False
+    reads_weights: bool = False
 
     @abstractmethod
     def weights(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.mask_tokens import LayerWeights
 from mmpt.objectives.predictors import Latents
 from mmpt.objectives.swap import SwapSettings, both_views, draws_of_both, exchange_of, views_of
 from mmpt.tokens import Batch, Content, Scored, Shown, Tokens, concatenate, drop_content, replace
@@ -33,10 +34,11 @@ def latents_of(
     progress: float,
     layers: Collection[int] = (),
     swap: SwapSettings | None = None,
+    muting: LayerWeights | None = None,
 ) -> Seen:
     """Every stream of the batch, hidden tokens of each corrupted in its way, and what the blocks in `layers` give.
 
-    With `swap` the complete row goes through the trunk beside it.
+    With `swap` the complete row goes through the trunk beside it; with `muting` hidden tokens are looked at less.
     """
     tokens, shown = _shown(backbone, corruptions, batch, hidden, progress)
     sizes = {name: content.valid.shape[1] for name, content in batch.streams.items()}
@@ -44,7 +46,11 @@ def latents_of(
     if swap is not None:
         shown = {name: both_views(part, tokens[name]) for name, part in shown.items()}
         draw, exchange = draws_of_both(draw), exchange_of(swap, batch, hidden, shown)
-    every, output = backbone.mix(shown, sizes, draw, layers, exchange)
+    muted = None
+    if muting is not None:
+        places = torch.cat([hidden[name].hidden for name in shown], dim=1)
+        muted = muting(places if swap is None else torch.cat([places, torch.zeros_like(places)]))
+    every, output = backbone.mix(shown, sizes, draw, layers, exchange, muted)
     lengths = [part.places.shape[1] for part in shown.values()]
     split = dict(zip(shown, every.x.split(lengths, dim=1), strict=True))
     states = {n: every.x if n == backbone.trunk.depth else own.x for n, own in output.inner.items()}

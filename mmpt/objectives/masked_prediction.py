@@ -15,15 +15,26 @@ from mmpt.objectives import Guide, Hidden, Loss, Objective, Prediction, Step
 from mmpt.objectives.context import context_of, contexts_of
 from mmpt.objectives.contrast import Contrast
 from mmpt.objectives.corruption import Corruption
+from mmpt.objectives.generated_negatives import Generators, false_pairs, filled_rows
 from mmpt.objectives.latents import Seen, latents_of
 from mmpt.objectives.loss_prediction import Figures, LossPrediction
+from mmpt.objectives.mask_tokens import LayerWeights, MaskTokenSettings, likeness
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.masking.importance.score import scores_of
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.predictors import Latents, build_predictor
-from mmpt.objectives.refusals import check_pairs, check_shared, check_stream, check_swap
+from mmpt.objectives.refusals import (
+    check_generated,
+    check_mask_tokens,
+    check_pairs,
+    check_shared,
+    check_soft_labels,
+    check_stream,
+    check_swap,
+)
 from mmpt.objectives.several_masks import first_mask, of_samples, repeated, repeated_rows
+from mmpt.objectives.soft_labels import divergence
 from mmpt.objectives.spread import spread
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
@@ -53,6 +64,10 @@ class StreamObjective(nn.Module):
         self.contrast = None
         if settings.contrast is not None and isinstance(self.target, OnlineCodesTarget):
             self.contrast = Contrast(width, self.target.vector_size, settings.contrast)
+        check_soft_labels(name, self.target, settings)
+        self.soft_labels = None
+        if settings.soft_labels is not None:
+            self.soft_labels = settings.soft_labels.build(name, modality, self.target)
         has_scores = bool(modality.facts.values.get("scores"))
         check_stream(self, encoder, backbone.trunk.depth, settings, has_scores=has_scores)
 
@@ -86,13 +101,22 @@ class StreamObjective(nn.Module):
         return score(observed & ~hidden.hidden, count)
 
     def each(
-        self, latents: Latents, content: Content, target: Shaped[Tensor, "B N ..."], scored: Scored
+        self,
+        latents: Latents,
+        content: Content,
+        target: Shaped[Tensor, "B N ..."],
+        scored: Scored,
+        soft: Float[Tensor, "M V"] | None = None,
     ) -> tuple[Float[Tensor, " M"], Figures]:
-        """The loss of each scored token, and figures for the log."""
+        """The loss of each scored token, and figures for the log; `soft` has logarithms of soft labels."""
         prediction = self.predictor(latents, content, scored)
         true = flatten(gather(target, scored.places), scored)
-        loss = self.target.loss(prediction, true)
-        figures = {"loss": (loss.detach().sum(), scored.valid.sum().float())}
+        loss, count = self.target.loss(prediction, true), scored.valid.sum().float()
+        figures = {"loss": (loss.detach().sum(), count)}
+        if soft is not None and self.soft_labels is not None:
+            apart, share = divergence(soft, prediction), self.soft_labels.share
+            loss = (1 - share) * loss + share * apart
+            figures["soft_divergence"] = apart.detach().sum(), count
         if self.target.latent and true.is_floating_point():
             figures |= {"target_std": spread(true), "prediction_std": spread(prediction)}
         return loss, figures
@@ -111,7 +135,7 @@ class StreamObjective(nn.Module):
     def forward(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
         """All terms of the stream's loss that its scored and shown tokens have, and figures for the log."""
         scored, target = score(hidden.scored, hidden.hidden_count), self.target(context)
-        each, figures = self.each(latents, context.content, target, scored)
+        each, figures = self.each(latents, context.content, target, scored, context.soft_labels)
         loss = self.summed(each, scored, hidden.weight)
         if self.shown_weight:
             shown = self.shown(hidden, context.content)
@@ -132,6 +156,13 @@ class StreamObjective(nn.Module):
         scored = score(hidden.scored, hidden.hidden_count)
         each, figures = self.each(latents, context.content, self.target(context), scored)
         return self.summed(each, scored, hidden.weight), {"clean_loss": figures["loss"]}
+
+    def likeness(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:
+        """How much hidden tokens are like visible ones where the trunk begins."""
+        scored, entered = score(hidden.scored, hidden.hidden_count), cast("Mapping[int, Tensor]", latents.inner)[0]
+        each = flatten(likeness(entered, hidden.hidden, context.content, scored), scored)
+        figures = {"likeness": (each.detach().sum(), scored.valid.sum().float())}
+        return self.summed(each, scored, hidden.weight), figures
 
     def _contrasted(
         self, contrast: Contrast, latents: Latents, context: StreamContext, hidden: Hidden, scored: Scored
@@ -155,6 +186,7 @@ class MaskedPrediction(Objective):
         pairs: losses on whether two streams of a row belong together, by a name of their own.
         unmatched_weight: of the masked losses of rows in which a source's `negatives` replaced one half; FLAVA leaves
             them out (Singh et al. 2022), C-MELT counts them.
+        mask_tokens: keeps them unlike data and, in early blocks, out of sight (inspired by MTO).
     """
 
     def __init__(
@@ -168,6 +200,7 @@ class MaskedPrediction(Objective):
         swap: SwapSettings | None = None,
         pairs: dict[str, Component[PairLoss]] | None = None,
         unmatched_weight: float = 0.0,
+        mask_tokens: MaskTokenSettings | None = None,
     ) -> None:
         super().__init__()
         if masks_per_sample < 1:
@@ -186,7 +219,11 @@ class MaskedPrediction(Objective):
         self.streams = nn.ModuleDict(
             {name: StreamObjective(name, modalities[name], backbone, streams[name]) for name in modalities}
         )
+        check_mask_tokens(mask_tokens, {name: self.part(name) for name in modalities})
+        self.muting = None if mask_tokens is None else LayerWeights(backbone.trunk.depth, mask_tokens)
         self.paired = Paired(pairs or {}, list(modalities), backbone.trunk.width)
+        self.generators = Generators(self.paired.losses(), self.modalities)
+        check_generated(self.paired.losses(), self.streams)
         check_pairs(len(self.paired), masks_per_sample, swap)
         check_swap(swap, {name: self.part(name) for name in modalities}, backbone.trunk.depth)
         self.guided = [name for name in modalities if self.part(name).masking.importance.guided]
@@ -224,7 +261,8 @@ class MaskedPrediction(Objective):
                 contexts[name] = contexts[name]._replace(predicted_loss=repeated_rows(predicted, self.masks))
         of_rows = None if every.matched is None else torch.where(every.matched, 1.0, self.unmatched_weight)
         hidden = {name: self.part(name).hide(context, of_rows) for name, context in contexts.items()}
-        return hidden | self.paired.hide(batch, hidden)
+        hidden |= self.paired.hide(batch, hidden)
+        return hidden | self.generators.hide(self.paired.losses(), batch, hidden, progress)
 
     def after_update(self, backbone: Backbone, progress: float) -> None:
         """The teacher follows."""
@@ -234,13 +272,19 @@ class MaskedPrediction(Objective):
     def forward(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden], progress: float) -> Step:
         """Sums of losses over the scored tokens of each stream."""
         contexts, samples = self._contexts(batch, progress), len(batch.uid)
-        seen = self._latents(backbone, repeated(batch, self.masks), hidden, progress, self.swap)
+        every = repeated(batch, self.masks)
+        seen = self._latents(backbone, every, hidden, progress, self.swap)
         losses, metrics = {}, seen.output.metrics(list(backbone.numbers))
         for name, latent in seen.latents.items():
             part, context = self.part(name), contexts[name]
+            if part.soft_labels is not None:
+                context = context._replace(soft_labels=part.soft_labels(every, hidden[name], progress))
             if not part.corruption.drops:
                 context = context._replace(embedded=seen.embedded[name].x)
             loss, figures = part(latent, context, hidden[name])
+            if self.muting is not None:
+                more, of_it = part.likeness(latent, context, hidden[name])
+                loss, figures = _sum_of(loss, more, self.muting.settings.singularity), figures | of_it
             if self.swap is not None:
                 more, of_it = part.of_clean(seen.clean[name], context, hidden[name])
                 loss, figures = _sum_of(loss, more, self.swap.clean_weight), figures | of_it
@@ -252,6 +296,11 @@ class MaskedPrediction(Objective):
             metrics |= {f"{name}/{figure}": value for figure, value in figures.items()}
         of_pairs, figures = self.paired.score(backbone, batch, hidden, seen)
         losses, metrics = losses | of_pairs, metrics | figures
+        parts = {name: self.part(name) for name in batch.streams}
+        for name, wrong in self.generators.wrong(self.paired.losses(), backbone, parts, batch, hidden, progress):
+            again = self._latents(backbone, wrong, hidden, progress).latents
+            more, figures = false_pairs(name, self.paired.losses()[name], again, filled_rows(hidden[name], batch))
+            losses[name], metrics = _sum_of(losses[name], more, 1.0), metrics | figures
         return Step(losses, seen.output.balance, seen.output.router_z, metrics)
 
     def _contexts(self, batch: Batch, progress: float) -> dict[str, StreamContext]:
@@ -277,7 +326,9 @@ class MaskedPrediction(Objective):
         contrasts = [self.part(name).contrast for name in batch.streams]
         layers = {contrast.settings.layer for contrast in contrasts if contrast is not None}
         layers.update(*(self.part(name).predictor.layers for name in batch.streams))
-        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers, swap)
+        if self.muting is not None:
+            layers.add(0)
+        return latents_of(backbone, self._corruptions(), batch, hidden, progress, layers, swap, self.muting)
 
     def _corruptions(self) -> dict[str, Corruption]:
         return {name: self.part(name).corruption for name in self.streams}

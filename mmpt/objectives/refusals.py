@@ -1,16 +1,25 @@
 """What no stream of masked prediction can be: combinations that are refused when the model is built."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
 
 from mmpt.config import Component
 from mmpt.encoders import Encoder
 from mmpt.errors import ConfigError
+from mmpt.objectives.mask_tokens import MaskTokenSettings
+from mmpt.objectives.pairs import PairLoss
 from mmpt.objectives.stream_settings import StreamSettings
 from mmpt.objectives.swap import SwapSettings
+from mmpt.objectives.targets import Target
+from mmpt.objectives.targets.token_ids import TokenIdsTarget
+from mmpt.objectives.targets.units import UnitsTarget
 
 if TYPE_CHECKING:
     from mmpt.objectives.masked_prediction import StreamObjective
+
+CLASSES = (TokenIdsTarget, UnitsTarget)
 
 
 def check_stream(
@@ -92,6 +101,37 @@ def _check_contrast(name: str, part: "StreamObjective", depth: int, settings: St
         raise ConfigError(
             f"{name}.contrast.layer: expected 1 to {depth}, the trunk's depth, got {settings.contrast.layer}"
         )
+
+
+def check_soft_labels(name: str, target: Target, settings: StreamSettings) -> None:
+    """Raises ConfigError where there are no classes, or several sets of them."""
+    if settings.soft_labels is not None and (not isinstance(target, CLASSES) or len(target.parts) > 1):
+        raise ConfigError(
+            f"objective.streams.{name}.soft_labels: they are of one set of classes, and target "
+            f"'{settings.target.name}' of this stream has none or several; use token_ids or one set of units, or leave "
+            "them out"
+        )
+
+
+def check_mask_tokens(settings: MaskTokenSettings | None, parts: Mapping[str, "StreamObjective"]) -> None:
+    """Where hidden tokens are dropped there are no mask tokens."""
+    for name, part in parts.items() if settings is not None else ():
+        if part.corruption.drops:
+            raise ConfigError(
+                f"objective.mask_tokens: corruption 'drop' of stream '{name}' shows the trunk no mask tokens; use "
+                "corruption=replace, or leave mask_tokens out"
+            )
+
+
+def check_generated(pairs: Mapping[str, PairLoss], parts: nn.ModuleDict) -> None:
+    """Words are filled in by the predictor of one of the two streams."""
+    for name, pair in pairs.items():
+        stream = pair.generated.stream if pair.generated is not None else None
+        if stream is not None and not isinstance(cast("StreamObjective", parts[stream]).target, TokenIdsTarget):
+            raise ConfigError(
+                f"objective.pairs.{name}.generated.stream: '{stream}' predicts no words that could be filled in; give "
+                "it target=token_ids, or leave `generated` out"
+            )
 
 
 def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"], depth: int) -> None:

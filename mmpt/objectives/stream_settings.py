@@ -9,6 +9,7 @@ from mmpt.objectives.corruption import Corruption
 from mmpt.objectives.loss_prediction import LossPredictionSettings
 from mmpt.objectives.masking.algebra import MaskingSettings
 from mmpt.objectives.predictors import Predictor
+from mmpt.objectives.soft_labels import SoftLabels
 from mmpt.objectives.targets import Target
 
 
@@ -31,6 +32,7 @@ class StreamSettings:
             its part of the divisor likewise, so that weights average 1 (Ask2Mask, Baskar et al. 2022).
         loss_predictor: learns which hidden tokens are hard; importance `predicted_loss` asks its averaged copy.
         contrast: trains the quantiser of target `online_codes`.
+        soft_labels: what hidden tokens might be, mixed with what they are; for targets of classes.
     """
 
     masking: MaskingSettings
@@ -44,3 +46,4 @@ class StreamSettings:
     row_weight: Literal["none", "scores"] = "none"
     loss_predictor: LossPredictionSettings | None = None
     contrast: ContrastSettings | None = None
+    soft_labels: Component[SoftLabels] | None = None

@@ -1,6 +1,7 @@
 """Averaged teachers: copies that follow the trained weights and are never trained (Tarvainen and Valpola 2017)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -20,6 +21,7 @@ from mmpt.randomness import uniform_rows
 from mmpt.tokens import Batch, Content, StreamContext
 
 ENCODERS = "backbone.encoders."  # where a copy has them
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class TeacherSettings:
             look at as many complementary masks (not in the paper): each shows one of `views` random parts of the
             guided streams and hides the rest, and a token's number is the mean of those it has where it is hidden.
         encoders: `average` them with the trunk, or let the teacher use the `same` as the student, as data2vec does.
+        precision: of what is only ranked, the expected losses: that of the `step`, or `auto`, bfloat16 on processors
+            that multiply it natively even where the step is in float32. Targets and weights are always the step's.
     """
 
     start: float = 0.999
@@ -41,6 +45,7 @@ class TeacherSettings:
     rise: float = 0.5
     views: int = 1
     encoders: Literal["average", "same"] = "average"
+    precision: Literal["step", "auto"] = "step"
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -111,6 +116,15 @@ def _all_but(view: int, views: int, context: StreamContext) -> Hidden:
     return Hidden(hidden, hidden, count, hidden.sum().float())
 
 
+def precision_of(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on a processor with instructions for it; elsewhere its products are many times slower.
+
+    On other devices the step's own autocast decides.
+    """
+    native = device.type == "cpu" and any(map(torch.cpu.get_capabilities().get, NATIVE_BFLOAT16))
+    return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()
+
+
 class Teacher(nn.Module):
     """The exponential moving average of a module's weights, as weights of the model that no optimiser knows."""
 
@@ -122,7 +136,8 @@ class Teacher(nn.Module):
 
     def look(self, batch: Batch, progress: float) -> dict[str, Float[Tensor, "B N"]]:
         """The loss it expects of every token, by stream."""
-        return self.average(batch, progress, self.settings.views)
+        with precision_of(batch.draw.device) if self.settings.precision == "auto" else nullcontext():
+            return self.average(batch, progress, self.settings.views)
 
     @torch.no_grad()
     def taught(self, batch: Batch, layers: int) -> dict[str, Float[Tensor, "L B N D"]]:

@@ -73,6 +73,23 @@ def joint_charts(streams: Sequence[str]) -> list[Joint]:
     return whole + filled
 
 
+def probe_charts(recipe: Recipe) -> list[Joint]:
+    """Of the probes while the run went."""
+    return [
+        Joint(
+            f"probe {name}: {own.label}, {own.kind} {own.score}, split {own.splits[1]}",
+            {
+                "score": f"probe/{name}/{own.score}",
+                "95 % from": f"probe/{name}/low",
+                "to": f"probe/{name}/high",
+                "commonest class": f"probe/{name}/commonest",
+            },
+            percent=True,
+        )
+        for name, own in recipe.training.probes.items()
+    ]
+
+
 def headline(run: Path, recipe: Recipe, lines: Lines) -> Html:
     """Name, state and the figures one asks for first."""
     steps = recipe.training.steps
@@ -121,23 +138,23 @@ def curves_section(recipe: Recipe, lines: Lines) -> Html:
     every = recipe.training.log_every
     sources = len(recipe.data.sources)
     of_sources = f", over all {sources} sources together" if sources > 1 and every > 1 else ""
-    charts = [_chart(f"loss: {name.removesuffix(LOSS)}", _by_source(lines, name, every)) for name in loss_names(lines)]
+    charts = [chart(f"loss: {name.removesuffix(LOSS)}", _by_source(lines, name, every)) for name in loss_names(lines)]
     charts += [
-        _chart("learning rate", {"": curve(lines, "learning_rate")}, zero=True),
-        _chart("gradient norm, before clipping", {"": curve(lines, "gradient_norm")}),
-        _chart("samples a second", {"": curve(lines, "samples_per_second")}, zero=True),
-        _chart("tokens a second", {"": curve(lines, "tokens_per_second")}, zero=True),
-        _chart("share of the time spent waiting for data", {"": curve(lines, "data_wait_share")}, percent=True),
-        _chart("share of padding among places", {"": curve(lines, "padding_share")}, percent=True),
+        chart("learning rate", {"": curve(lines, "learning_rate")}, zero=True),
+        chart("gradient norm, before clipping", {"": curve(lines, "gradient_norm")}),
+        chart("samples a second", {"": curve(lines, "samples_per_second")}, zero=True),
+        chart("tokens a second", {"": curve(lines, "tokens_per_second")}, zero=True),
+        chart("share of the time spent waiting for data", {"": curve(lines, "data_wait_share")}, percent=True),
+        chart("share of padding among places", {"": curve(lines, "padding_share")}, percent=True),
     ]
-    joint = joint_charts(list(recipe.streams))
+    joint = joint_charts(list(recipe.streams)) + probe_charts(recipe)
     for title, parts, percent in joint:
-        charts.append(_chart(title, {own: curve(lines, name) for own, name in parts.items()}, percent=percent))
+        charts.append(chart(title, {own: curve(lines, name) for own, name in parts.items()}, percent=percent))
     shown = (
         KNOWN | {*loss_names(lines), "step", "done", "source"} | {name for one in joint for name in one.parts.values()}
     )
     others = dict.fromkeys(name for line in lines for name in line if name not in shown)
-    charts += [_chart(name, {"": curve(lines, name)}) for name in others]
+    charts += [chart(name, {"": curve(lines, name)}) for name in others]
     points = "is of one step" if every == 1 else f"is the mean of {every} steps"
     pale = " Where a loss curve is pale, the dark one is its running mean." if len(lines) >= SMOOTHED_FROM else ""
     first = note(f"Against optimiser steps; a point of loss, throughput or share {points}{of_sources}.{pale}")
@@ -152,7 +169,8 @@ def _by_source(lines: Lines, name: str, log_every: int) -> dict[str, Curve]:
     return {source: curve([line for line in lines if line["source"] == source], name) for source in sources}
 
 
-def _chart(title: str, curves: Mapping[str, Curve], *, percent: bool = False, zero: bool = False) -> Html:
+def chart(title: str, curves: Mapping[str, Curve], *, percent: bool = False, zero: bool = False) -> Html:
+    """A figure with its legend; nothing where no curve has a point."""
     curves = {name: own for name, own in curves.items() if len(own.steps)}
     if not curves:
         return Html("")

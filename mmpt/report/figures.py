@@ -29,6 +29,15 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, " points"]
 
 
+class Band(NamedTuple):
+    """A score over shares of something, with its interval."""
+
+    shares: Float[np.ndarray, " points"]
+    values: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+
+
 def series_class(number: int) -> str:
     """The style of the n-th curve's colour, for legends."""
     return f"series-{number % len(SERIES) + 1}"
@@ -44,6 +53,26 @@ def line_chart(
     for number, curve in enumerate(curves.values()):
         _draw(axes, thinned(curve), SERIES[number % len(SERIES)], smooth)
     _style(axes, [curve.values for curve in curves.values()], percent=percent, zero=zero)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(file.getvalue(), name)
+
+
+def share_chart(bands: Mapping[str, Band], *, name: str) -> Html:
+    """Scores over shares on a logarithmic axis, their intervals as whiskers set apart a little; see `line_chart`."""
+    figure = Figure(figsize=(3.9, 2.3))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.14, right=0.98, top=0.96, bottom=0.13)
+    axes.set_xscale("log")
+    for number, band in enumerate(bands.values()):
+        colour = SERIES[number % len(SERIES)]
+        places = band.shares * 1.03 ** (number - (len(bands) - 1) / 2)
+        axes.vlines(places, band.low, band.high, color=colour, linewidth=1.0, alpha=0.6)
+        axes.plot(places, band.values, color=colour, linewidth=1.2, marker="o", markersize=3)
+    _style(axes, [np.concatenate(band[1:]) for band in bands.values()], percent=True, zero=False)
+    ticks = next(iter(bands.values())).shares.tolist()
+    axes.set_xticks(ticks, [f"{100 * share:g} %" for share in ticks])
+    axes.minorticks_off()
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _inline(file.getvalue(), name)

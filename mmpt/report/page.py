@@ -1,13 +1,16 @@
 """The page as a whole: one HTML file that needs nothing else, not even a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import MmptError
 from mmpt.report.curves import curves_section, headline
+from mmpt.report.diagnoses import diagnoses_section
 from mmpt.report.gallery import reconstructions_section
 from mmpt.report.markup import Html, element, join
-from mmpt.report.results import ledger_section, parameters_section, probes_section, record_section
+from mmpt.report.probes import probes_section
+from mmpt.report.results import ledger_section, parameters_section, record_section
 from mmpt.training.ledger import read_lines
 from mmpt.training.run import load_recipe
 
@@ -23,26 +26,31 @@ def write_report(run: Path) -> Path:
         CheckpointError: `run` is not a run folder.
         ConfigError: its recipe can't be read, for example because it names parts that are not installed.
     """
-    text = _page(run)
+    return publish(run, _content(run))
+
+
+def publish(run: Path, content: Sequence[Html]) -> Path:
+    """Put a page into a folder, as a whole or not at all."""
+    body = element("body", element("main", *content))
     file, staged = run / "report.html", run / ".report.html.staged"
-    staged.write_text(text, encoding="utf-8")
+    staged.write_text(f"<!DOCTYPE html>\n{element('html', _head(run), body, lang='en')}\n", encoding="utf-8")
     staged.replace(file)
     return file
 
 
-def _page(run: Path) -> str:
+def _content(run: Path) -> list[Html]:
     recipe, lines = load_recipe(run), read_lines(run / "metrics.jsonl")
     pretrained = _loaded(run)
-    content = [
+    return [
         headline(run, recipe, lines),
         curves_section(recipe, lines),
         reconstructions_section(pretrained),
         probes_section(run),
+        diagnoses_section(run),
         ledger_section(run),
         parameters_section(pretrained),
         record_section(run),
     ]
-    return f"<!DOCTYPE html>\n{element('html', _head(run), element('body', element('main', *content)), lang='en')}\n"
 
 
 def _loaded(run: Path) -> Pretrained | str:

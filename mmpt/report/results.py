@@ -1,4 +1,4 @@
-"""What stands beside the curves: probes, the ledger, sizes, recipe and environment."""
+"""What stands beside the curves: the ledger, sizes, recipe and environment."""
 
 import json
 import re
@@ -9,87 +9,11 @@ from typing import Any
 
 from mmpt.build import parameter_counts
 from mmpt.downstream.pretrained import Pretrained
-from mmpt.downstream.result import SCORE_NAMES
-from mmpt.report.markup import Html, details, element, escape, join, note, section, table
+from mmpt.report.markup import Html, details, element, join, note, section, table
 from mmpt.training.ledger import read_lines
 
 EXAMPLES = 3
 SHOWN_UPDATES = 20
-SCORES = {
-    "linear": "linear",
-    "linear_balanced": "linear, balanced",
-    "linear_f1": "linear, macro-F1",
-    "knn": "kNN",
-    "knn_balanced": "kNN, balanced",
-    "knn_f1": "kNN, macro-F1",
-}
-ENDINGS = {"accuracy": "", "balanced": "_balanced", "macro_f1": "_f1"}  # of a score's name in SCORES
-
-
-def probes_section(run: Path) -> Html:
-    """Every probe of the run, or how to make one."""
-    files = sorted(run.glob("probe-*.json"))
-    if not files:
-        hint = element("code", f"mmpt probe {run} DATA --label FIELD")
-        return section("Probes", note("There is no probe of this run yet; ", hint, " makes one."))
-    return section("Probes", *(_probe_file(file) for file in files))
-
-
-def _probe_file(file: Path) -> Html:
-    try:
-        return _probe(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return note(f"{file.name} can't be read as a probe's result ({error!r}).")
-
-
-def _probe(found: Mapping[str, Any]) -> Html:
-    streams, step = " + ".join(found["streams"]), found["step"]
-    heading = element("h3", f"{found['label']} ", element("small", f"of {found['data']}, from {streams}, step {step}"))
-    ending, chosen = ENDINGS[found["score"]], SCORE_NAMES[found["score"]]
-    bars = [
-        element("figure", element("figcaption", f"{name} probe, {chosen} with 95 % interval"), *_bars(found, score))
-        for score, name in ((f"linear{ending}", "linear"), (f"knn{ending}", "kNN"))
-    ]
-    head = ["features", *SCORES.values()]
-    rows = [[row["name"], *(_interval(row[score]) for score in SCORES)] for row in found["rows"]]
-    numbers = range(1, len(head))
-    return join(
-        [heading, element("div", *bars, class_="charts pair"), table(head, rows, numbers=numbers), _caption(found)]
-    )
-
-
-def _bars(found: Mapping[str, Any], score: str) -> list[Html]:
-    """A bar and its whisker for each kind of features, drawn by the browser."""
-    made = []
-    for row in found["rows"]:
-        if row[score] is None:
-            continue
-        value, low, high = (100 * float(row[score][name]) for name in ("value", "low", "high"))
-        style = "bar own" if row["name"] == "pretrained" else "bar"
-        bar = element("span", class_=style, style=f"width:{value:.2f}%")
-        whisker = element("span", class_="whisker", style=f"left:{low:.2f}%;width:{high - low:.2f}%")
-        track = element("span", bar, whisker, class_="track")
-        number = element("span", f"{value:.1f} %", class_="number")
-        made.append(element("div", element("span", row["name"], class_="label"), track, number, class_="row"))
-    return made
-
-
-def _interval(score: Mapping[str, float] | None) -> Html:
-    if score is None:
-        return escape("-")
-    bounds = element("small", f"{100 * score['low']:.1f} to {100 * score['high']:.1f}")
-    return join([f"{100 * score['value']:.1f} %", bounds], " ")
-
-
-def _caption(found: Mapping[str, Any]) -> Html:
-    sizes = ", ".join(f"{count:,} {part}" for part, count in found["samples"].items())
-    chosen = SCORE_NAMES[found["score"]]
-    lines = [f"{len(found['classes'])} classes; samples: {sizes}; settings chosen by {chosen} on {found['chosen_by']}"]
-    gain = found["gain"]
-    if gain:
-        value, low, high = (f"{100 * gain[name]:+.1f}" for name in ("value", "low", "high"))
-        lines.append(f"linear {chosen} over untrained: {value} points, {low} to {high}")
-    return note("; ".join([*lines, *found["notes"]]), ".")
 
 
 def ledger_section(run: Path) -> Html:

@@ -12,11 +12,15 @@ FOLDER = Path(__file__).parent
 VOCABULARY = 4096
 SHARD = 500  # samples a tar, of data sets with a few thousand
 BEAT = 140  # samples of a beat; all beats were stretched to one length, which then counts as a second
+CLIP = 12  # frames
 LARGE_TEST = (0.6, 0.1, 0.3)  # where a tenth would be too few to tell two encoders apart
 
 
 def build_samples(out: Path, console: Console) -> None:
-    """Write `out/text`, `images`, `speech`, `ecg` and `labs`, all in the tokens of the first; what is there stays."""
+    """Write `out/text`, `images`, `speech`, `ecg`, `labs`, all in the tokens of the first, and `video`.
+
+    What is there stays.
+    """
     tokenizer = out / "text" / "tokenizer"
     makers: dict[str, Callable[[Path], Manifest]] = {
         "text": _text,
@@ -24,6 +28,7 @@ def build_samples(out: Path, console: Console) -> None:
         "speech": lambda folder: _speech(folder, tokenizer),
         "ecg": lambda folder: _ecg(folder, tokenizer),
         "labs": lambda folder: _labs(folder, tokenizer),
+        "video": _video,
     }
     for name, make in makers.items():
         folder = out / name
@@ -106,6 +111,12 @@ def _labs(folder: Path, tokenizer: Path) -> Manifest:
         tokenizer=tokenizer,
         split=LARGE_TEST,
     )
+
+
+def _video(folder: Path) -> Manifest:
+    from mmpt.data.builders.video import build_video
+
+    return build_video(FOLDER / "video" / "tiles.zip", folder, frames=CLIP)
 
 
 def _is_there(folder: Path, console: Console) -> bool:

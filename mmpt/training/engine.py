@@ -116,12 +116,17 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_model(settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse an averaged teacher under ZeRO-3: its weights lie about in parts there, and it would stand still."""
+    """Refuse under ZeRO-3 what can't do with parts of weights: averaged teachers, and objectives that read them."""
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     if stage == 3 and any(isinstance(part, Teacher) for part in model.modules()):
         raise ConfigError(
             "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher of this objective "
             "can't follow parts of them; use stage 0, 1 or 2"
+        )
+    if stage == 3 and isinstance(model, MaskedModel) and model.objective.reads_weights:
+        raise ConfigError(
+            "deepspeed.zero_optimization.stage: 3 divides the weights, and this objective computes with whole ones; "
+            "use stage 0, 1 or 2"
         )
 
 
@@ -265,19 +270,26 @@ class Engine:
 
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and moments by parameter name, whole, on the host; all ranks must call, rank 0 gets them."""
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.utils import safe_get_full_optimizer_state as whole
 
-        weights, moments = dict(self._buffers()), {}
+        moments: dict[str, Tensor] = {}
         for names, parameter in self.named:
-            plain = self.zero_stage == 0 or not parameter.requires_grad
-            weight = parameter if plain else safe_get_full_fp32_param(parameter)
-            self._keep(weights, names, weight)
             for moment in MOMENTS if parameter.requires_grad else ():
                 own = self.optimizer.state[parameter]
-                value = own[moment] if plain else whole(parameter, moment)
+                value = own[moment] if self.zero_stage == 0 else whole(parameter, moment)
                 self._keep(moments, [f"{name}.{moment}" for name in names], value)
-        return weights, moments
+        return self.whole_weights(), moments
+
+    def whole_weights(self, prefix: str = "") -> dict[str, Tensor]:
+        """Weights and buffers whose names begin so, likewise."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {name: value for name, value in self._buffers().items() if name.startswith(prefix)}
+        for names, parameter in self.named:
+            if names[0].startswith(prefix):
+                plain = self.zero_stage == 0 or not parameter.requires_grad
+                self._keep(weights, names, parameter if plain else safe_get_full_fp32_param(parameter))
+        return weights
 
     def _keep(self, into: dict[str, Tensor], names: list[str], value: Any) -> None:
         """On rank 0; of several names each is what the value is on one rank of the experts' group."""

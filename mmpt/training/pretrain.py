@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,11 +17,15 @@ from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
 from mmpt.training.collapse import CollapseWatch
 from mmpt.training.engine import Engine, Outcome, World
+from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
 from mmpt.training.progress import Display, Meter
 from mmpt.training.run import environment
 from mmpt.training.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from mmpt.evaluation.online_probe import OnlineProbes
 
 
 def train(
@@ -31,6 +36,7 @@ def train(
     sources: list[Source],
     model: MaskedModel,
     batches: MicroBatches,
+    probes: "OnlineProbes | None" = None,
 ) -> Path:
     """Train to the last step, going on from the newest whole checkpoint; returns that of the last step.
 
@@ -38,7 +44,7 @@ def train(
     many bad updates, Interrupted after a signal.
     """
     with Interruption() as interruption:
-        return Loop(recipe, run, world, console, sources, model, batches).go(interruption)
+        return Loop(recipe, run, world, console, sources, model, batches, probes).go(interruption)
 
 
 def _agreed(world: World, action: Callable[[], object]) -> None:
@@ -68,7 +74,9 @@ class Loop:
         sources: list[Source],
         model: MaskedModel,
         batches: MicroBatches,
+        probes: "OnlineProbes | None" = None,
     ) -> None:
+        self.probes = probes
         self.recipe, self.run, self.world, self.sources, self.batches = recipe, run, world, sources, batches
         self.settings = recipe.training
         self.display = Display(console, recipe.training.steps)
@@ -77,6 +85,8 @@ class Loop:
         state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
         if saved:
             load_weights(model, saved.weights)
+        else:
+            measure(model, batches)
         self.engine = Engine(
             model,
             self.settings,
@@ -134,11 +144,14 @@ class Loop:
 
     def _train(self, batches: Iterator[list[MicroBatch]], interruption: Interruption) -> Path:
         saved = self.run / "checkpoints"
+        if self.step == 0:
+            self._probe()
         for _ in range(self.step, self.settings.steps):
             began = time.perf_counter()
             micro = next(batches)
             waited = time.perf_counter() - began
             stopping = self._one_step(micro, waited, interruption)
+            self._probe()  # before a save: a run that goes on from it has the figures
             done = self.step == self.settings.steps
             if stopping or done or self.step % self.settings.save_every == 0:
                 saved = self._save()
@@ -201,6 +214,24 @@ class Loop:
         self.record.write(self.step, done, source, values)
         self.display.show(done, values)
 
+    def _probe(self) -> None:
+        """All ranks: gather; rank 0: load a copy, score it, and log. What is raised, all ranks raise."""
+        if self.probes is None or not self.probes.due(self.step):
+            return
+        probes, began = self.probes, time.perf_counter()
+        weights = self.engine.whole_weights("backbone.")
+
+        def look() -> None:
+            figures, troubles = probes.look(weights, self.step, self.world.device)
+            for trouble in troubles:
+                self.display.say(f"step {self.step}: {trouble}")
+            if self.record and figures:
+                self.record.note(max(self.step - 1, 0), self.step, figures)
+                self.display.probed(self.step, figures)
+
+        _agreed(self.world, look)
+        self.meter.pause(time.perf_counter() - began)
+
     def _save(self) -> Path:
         """All ranks: gather; rank 0: commit and prune. A failure is raised on every rank."""
         weights, moments = self.engine.whole_state()
@@ -246,7 +277,14 @@ class Record:
 
     def write(self, step: int, done: int, source: str, values: dict[str, float]) -> None:
         """Figures after `done` steps."""
-        self.lines.write(step, done=done, source=source, **values)
+        self._write(step, done, {"source": source}, values)
+
+    def note(self, step: int, done: int, values: dict[str, float]) -> None:
+        """Figures that are of no source's step."""
+        self._write(step, done, {}, values)
+
+    def _write(self, step: int, done: int, more: dict[str, str], values: dict[str, float]) -> None:
+        self.lines.write(step, done=done, **more, **values)
         for name, value in values.items():
             self.events.add_scalar(name, value, done)
 

@@ -61,6 +61,10 @@ class Meter:
         for name, value in zip(self._sums, (samples, tokens, places, waited, 1), strict=True):
             self._sums[name] += value
 
+    def pause(self, seconds: float) -> None:
+        """Time that no step took."""
+        self._began += seconds
+
     def add_metrics(self, metrics: dict[str, tuple[float, float]]) -> None:
         """One step's figures as (sum, count); a step without a stream adds nothing to its figures."""
         for name, (total, count) in metrics.items():
@@ -88,6 +92,7 @@ class Display:
     def __init__(self, console: Console, steps: int) -> None:
         self.console, self.steps, self.first = console, steps, 0
         self.watch = LoadWatch()
+        self._probed = ""
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=20),
@@ -127,7 +132,8 @@ class Display:
         losses = "  ".join(f"{n.removesuffix('/loss')} {v:.3f}" for n, v in values.items() if n.endswith("/loss"))
         ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS + SPREADS) or n in EXPERTS)
         figures = (
-            f"loss {losses}  {ranks}lr {values['learning_rate']:.2e}  {values['samples_per_second']:.0f} samples/s  "
+            f"loss {losses}  {ranks}{self._probed}lr {values['learning_rate']:.2e}  "
+            f"{values['samples_per_second']:.0f} samples/s  "
             f"{values['tokens_per_second']:.0f} tokens/s  data-wait {values['data_wait_share']:.0%}  "
             f"padding {values['padding_share']:.0%}"
         )
@@ -136,6 +142,18 @@ class Display:
             return
         left = (time.perf_counter() - self._began) / max(step - self.first, 1) * (self.steps - step)
         self.console.print(f"step {step}/{self.steps}  {figures}  left {_duration(left)}")
+
+    def probed(self, step: int, figures: dict[str, float]) -> None:
+        """Scores of frozen features; the newest stay on the line."""
+        names = [name for name in figures if not name.endswith(("/low", "/high", "/commonest"))]
+        told = []
+        for name in names:
+            key, _, score = name.rpartition("/")
+            low, high = (figures.get(f"{key}/{end}", float("nan")) for end in ("low", "high"))
+            own = f"{key.replace('/', ' ')} {score} {figures[name]:.3f} [{low:.3f}, {high:.3f}]"
+            told.append(f"{own}, commonest {figures[f'{key}/commonest']:.3f}")
+        self.say(f"step {step}/{self.steps}  {'; '.join(told)}")
+        self._probed = "".join(f"{name.removeprefix('probe/')} {figures[name]:.3f}  " for name in names)
 
     def say(self, sentence: str) -> None:
         """Something that happened."""

@@ -1,8 +1,9 @@
 """The run folder: what one recipe produced, and the refusal to mix two recipes in one.
 
 `recipe.yaml` (complete), `facts.json` and `tokenizer/` (what the encoders know of the data), `data.json`
-(fingerprints), `environment.json`, `metrics.jsonl`, `ledger.jsonl` (and one more for every other rank), `events.*` for
-TensorBoard, `checkpoints/`, `log.txt`, and `report.html` at the end.
+(fingerprints), `init_from.json` (which weights it began with, where they were not all fresh), `frozen.json`
+(fingerprints of other runs that this one looks at), `environment.json`, `metrics.jsonl`, `ledger.jsonl` (and one more
+for every other rank), `events.*` for TensorBoard, `checkpoints/`, `log.txt`, and `report.html` at the end.
 """
 
 import difflib
@@ -10,9 +11,10 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,30 +24,46 @@ from mmpt.config import dump_yaml, load_settings
 from mmpt.data.source import Source
 from mmpt.encoders import Facts
 from mmpt.errors import CheckpointError, ConfigError
+from mmpt.foreign.origin import Origin
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
 
 PACKAGES = ("mmpt", "torch", "deepspeed", "transformers", "timm", "webdataset", "tokenizers", "numpy", "safetensors")
+ORIGIN = "init_from.json"
+FROZEN = "frozen.json"
 EP_SIZE = re.compile(r"^  ep_size: \d+\n", re.MULTILINE)  # the line in a recipe's `training`
 
 
-def prepare(run: Path, recipe: Recipe, facts: dict[str, Facts], sources: Sequence[Source]) -> None:
+def prepare(
+    run: Path,
+    recipe: Recipe,
+    facts: dict[str, Facts],
+    sources: Sequence[Source],
+    frozen: Mapping[str, str] = MappingProxyType({}),
+    origin: Origin | None = None,
+) -> None:
     """Make the folder, or check that it is of this very recipe and data; raises ConfigError with the difference.
 
-    A folder whose run saved no checkpoint yet has nothing to lose, and is made anew.
+    `frozen` has the fingerprints of other runs whose models this one looks at, by folder. A folder whose run saved no
+    checkpoint yet has nothing to lose, and is made anew.
     """
     text = dump_yaml(recipe)
     file = run / "recipe.yaml"
     fingerprints = {source.name: source.fingerprint for source in sources}
     if file.exists() and checkpoint.steps_in(run / "checkpoints"):
-        _same_recipe(run, file.read_text(encoding="utf-8"), text)
+        _same_recipe(run, dump_yaml(load_recipe(run)), text)  # read anew: a setting that is new since is its default
         _same_data(run, json.loads((run / "data.json").read_text(encoding="utf-8")), fingerprints)
+        _same_frozen(run, dict(frozen))
         return
     if not file.exists() and run.exists() and any(not path.name.startswith("log") for path in run.iterdir()):
         raise ConfigError(f"{run}: is not empty and not a run of mmpt; choose another --out")
     run.mkdir(parents=True, exist_ok=True)
     save_facts(run, facts)
     (run / "data.json").write_text(json.dumps(fingerprints, indent=1) + "\n", encoding="utf-8")
+    if origin is not None:
+        (run / ORIGIN).write_text(json.dumps(origin.to_plain(), indent=1) + "\n", encoding="utf-8")
+    if frozen:
+        (run / FROZEN).write_text(json.dumps(dict(frozen), indent=1) + "\n", encoding="utf-8")
     staged = run / ".recipe.yaml.staged"
     staged.write_text(text, encoding="utf-8")
     staged.replace(file)  # last: a folder with a recipe has everything else too
@@ -73,12 +91,35 @@ def _same_data(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
         )
 
 
+def _same_frozen(run: Path, now: dict[str, str]) -> None:
+    before = json.loads((run / FROZEN).read_text(encoding="utf-8")) if now else {}
+    changed = [other for other in now if before.get(other) != now[other]]
+    if changed:
+        raise ConfigError(
+            f"{run}: the weights of {changed[0]} are not the ones this run began with; put those back, or use another "
+            "--out"
+        )
+
+
 def load_recipe(run: Path) -> Recipe:
     """The recipe that a run folder holds."""
     file = run / "recipe.yaml"
     if not file.exists():
-        raise CheckpointError(f"{run}: there is no recipe.yaml, so this is not a run folder")
+        raise CheckpointError(
+            f"{run}: there is no recipe.yaml, so this is not a run folder, and no config.json, so it is no model of "
+            "transformers or timm either"
+        )
     return load_settings(file, [], Recipe)
+
+
+def run_and_step(path: Path, step: int | None = None) -> tuple[Path, int | None]:
+    """Of a run folder itself, or of one of its checkpoints, which says the step."""
+    if not (path / checkpoint.COMMIT).exists():
+        return path, step
+    own = int(path.name.removeprefix("step-"))
+    if step not in (None, own):
+        raise CheckpointError(f"{path}: is the checkpoint of step {own}, and step {step} was asked for; leave one out")
+    return path.parents[1], own
 
 
 def is_complete(run: Path, recipe: Recipe) -> bool:

@@ -24,6 +24,7 @@ class Surroundings(NamedTuple):
     draw: Int[Tensor, " B"]
     columns: Columns = ()  # the same as `stream`, known without a look at the device
     layer: int = 0
+    bias: Float[Tensor, "B S"] | None = None  # added to what every query makes of a key, before the softmax
 
 
 class Routing(NamedTuple):
@@ -112,3 +113,7 @@ class Trunk(nn.Module, ABC):
 
         Inner states come along of the blocks in `layers`, counted from 1, as they were before `between`.
         """
+
+    @abstractmethod
+    def finish(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """What stands behind the last block: inner states of any block -> latents of a trunk that ends there."""

@@ -22,6 +22,15 @@ def sincos_2d(rows: int, columns: int, width: int) -> Float[Tensor, "N {width}"]
     return torch.cat([sincos(column.flatten().float(), width // 2), sincos(row.flatten().float(), width // 2)], dim=1)
 
 
+def sincos_3d(times: int, rows: int, columns: int, width: int) -> Float[Tensor, "N {width}"]:
+    """A quarter of the width for time, about, the rest for the two axes of space; width % 4 == 0 and at least 8."""
+    if width % 4 or width < 8:
+        raise ValueError(f"a sine-cosine table of time and space needs a width of 8, 12, 16 ..., got {width}")
+    for_time = 4 * max(1, width // 16)
+    time = sincos(torch.arange(times).float(), for_time).repeat_interleave(rows * columns, dim=0)
+    return torch.cat([time, sincos_2d(rows, columns, width - for_time).repeat(times, 1)], dim=1)
+
+
 def rotary_turns(place: Int[Tensor, "B S"], width: int, base: float) -> Float[Tensor, "2 B 1 S W"]:
     """Cosines and sines of the angles by which a head of `width` numbers is turned (Su et al. 2021)."""
     rates = base ** (-torch.arange(0, width, 2, device=place.device, dtype=torch.float32) / width)

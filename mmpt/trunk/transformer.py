@@ -1,7 +1,7 @@
-"""The pre-norm transformer (Dosovitskiy et al. 2020, section 3.1) over streams side by side."""
+"""The transformer over streams side by side, pre-norm (Dosovitskiy et al. 2020, section 3.1) or post-norm (BERT)."""
 
 from collections.abc import Callable, Collection
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,12 +17,26 @@ from mmpt.trunk.attention import SelfAttention, may_attend
 from mmpt.trunk.feedforward import FeedForward
 from mmpt.trunk.positions import rotary_turns
 
+Norm = Literal["pre", "post"]
+
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to what came in; whole rows skip a branch with share `drop`."""
+    """Attention, then feed-forward, each added to what came in; whole rows skip a branch with share `drop`.
+
+    With `norm` pre a branch is given its input normalised; with post its sum with what came in is normalised, as in the
+    original transformer (Vaswani et al. 2017, section 3.1) and BERT. The two LayerNorms have the same names either way.
+    """
 
     def __init__(
-        self, width: int, heads: int, feedforward: FeedForward, *, drop: float = 0.0, layer: int = 0, eps: float = 1e-6
+        self,
+        width: int,
+        heads: int,
+        feedforward: FeedForward,
+        *,
+        drop: float = 0.0,
+        layer: int = 0,
+        eps: float = 1e-6,
+        norm: Norm = "pre",
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
@@ -31,6 +45,7 @@ class Block(nn.Module):
         self.feedforward = feedforward
         self.drop = drop
         self.layer = layer
+        self.norm: Norm = norm
 
     def forward(
         self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
@@ -40,19 +55,29 @@ class Block(nn.Module):
         With `wanted` only those tokens come out: what a last block computes where not every token is looked at.
         """
         x, change, routing = self.apart(x, around, wanted)
-        return x + change, routing
+        return self.joined(x, change), routing
 
     def apart(
         self, x: Float[Tensor, "B S D"], around: Surroundings, wanted: Int[Tensor, "B Q"] | None = None
     ) -> tuple[Tensor, Tensor, Routing | None]:
-        """The same with the feed-forward's change not yet added to x."""
-        change = self.attention(self.norm1(x), around.allowed, around.turns, wanted)
+        """The same with the feed-forward's change not yet `joined` to x."""
+        change = self.attention(self._before(self.norm1, x), around.allowed, around.turns, wanted, around.bias)
         if wanted is not None:
             x, valid, stream = gather(x, wanted), around.valid.gather(1, wanted), around.stream.gather(1, wanted)
             around = around._replace(valid=valid, stream=stream, columns=())
-        x = x + self._kept(change, around.draw, "attention")
-        change, routing = self.feedforward(self.norm2(x), around._replace(layer=self.layer))
+        x = self._after(self.norm1, x + self._kept(change, around.draw, "attention"))
+        change, routing = self.feedforward(self._before(self.norm2, x), around._replace(layer=self.layer))
         return x, self._kept(change, around.draw, "feedforward"), routing
+
+    def joined(self, x: Float[Tensor, "B S D"], change: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """What the block gives, of the two that `apart` gives."""
+        return self._after(self.norm2, x + change)
+
+    def _before(self, norm: nn.Module, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        return norm(x) if self.norm == "pre" else x
+
+    def _after(self, norm: nn.Module, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        return norm(x) if self.norm == "post" else x
 
     def _kept(self, change: Float[Tensor, "B S D"], draw: Int[Tensor, " B"], branch: str) -> Float[Tensor, "B S D"]:
         """Stochastic depth (Huang et al. 2016), drawn per row so that no layout of the batch changes it."""
@@ -76,6 +101,8 @@ class Transformer(Trunk):
         feedforward: what stands behind attention.
         top_feedforward: what stands there in the last `top_layers` blocks instead.
         drop_path: stochastic depth of the last block; the share rises linearly from 0 at the first.
+        norm: `pre` normalises what enters a branch, with one more norm behind the last block; `post` what comes out of
+            each addition, as BERT, RoBERTa and HuBERT Base do, whose last block's norm is the last one.
         norm_entry: normalise the sum of content, position and modality before the first block, as RoBERTa does.
         rotary_base: of the angles, for modalities with rotary positions.
         norm_eps: of every LayerNorm.
@@ -94,6 +121,7 @@ class Transformer(Trunk):
         top_feedforward: Component[FeedForward] | None = None,
         top_layers: int = 0,
         drop_path: float = 0.0,
+        norm: Norm = "pre",
         norm_entry: bool = False,
         rotary_base: float = 10000.0,
         norm_eps: float = 1e-6,
@@ -115,10 +143,10 @@ class Transformer(Trunk):
             )
         chosen = [feedforward] * (depth - top_layers) + [top_feedforward or feedforward] * top_layers
         self.blocks = nn.ModuleList(
-            Block(width, heads, part.build(width, streams), drop=share, layer=layer, eps=norm_eps)
+            Block(width, heads, part.build(width, streams), drop=share, layer=layer, eps=norm_eps, norm=norm)
             for layer, (part, share) in enumerate(zip(chosen, shares, strict=True))
         )
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if norm == "pre" else nn.Identity()
         initialise(self)
         if compile:
             for block in self.blocks:
@@ -135,11 +163,14 @@ class Transformer(Trunk):
         """Every token sees the valid tokens of its own document, whichever stream they are of."""
         around = self.surroundings(tokens, draw)._replace(columns=columns)
         x = self.entry(tokens.x + tokens.position + self.stream_embedding(tokens.stream))
-        routings, inner = {}, {}
+        routings, inner = {}, {0: Inner(x, torch.zeros_like(x))} if 0 in layers else {}
         for layer, block in enumerate(self.blocks, start=1):
+            if tokens.muted is not None:
+                around = around._replace(bias=tokens.muted.tokens * tokens.muted.log_weight[layer - 1])
             if layer in layers:
-                x, change, routing = self._run(cast("Block", block).apart, x, around)
-                x = x + change
+                own = cast("Block", block)
+                x, change, routing = self._run(own.apart, x, around)
+                x = own.joined(x, change)
                 inner[layer] = Inner(x, change)
             else:
                 x, routing = self._run(block, x, around)
@@ -147,7 +178,11 @@ class Transformer(Trunk):
                 routings[layer] = routing
             if between is not None:
                 x = between(layer, x)
-        return TrunkOutput(self.norm(x), routings, inner)
+        return TrunkOutput(self.finish(x), routings, inner)
+
+    def finish(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The final norm."""
+        return self.norm(x)
 
     def _run(self, block: Callable[..., Any], x: Float[Tensor, "B S D"], around: Surroundings) -> Any:
         if self.checkpointing and self.training:

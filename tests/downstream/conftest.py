@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tones
 from walks import make_run, prose, walk
 
 from mmpt.data.tokenizer import train_tokenizer
@@ -39,3 +40,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[...,
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "small", shards)
+
+
+@pytest.fixture(scope="session")
+def tone_shards(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[..., Path]) -> Path:
+    return write_shards(tmp_path_factory.mktemp("data") / "tones", [tones.tone(n) for n in range(150)], **tones.FIELDS)
+
+
+@pytest.fixture(scope="session")
+def tone_run(tmp_path_factory: pytest.TempPathFactory, tone_shards: Path) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tones", tone_shards, text=tones.RECIPE)

@@ -1,5 +1,7 @@
 """Fine-tuning: what is learned, from which kinds of samples, what is kept, and what is refused."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,8 @@ from mmpt.finetune import Classifier, MultiLabel, Regressor, load
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.objective import NAME
 from mmpt.finetune.rows import Rows, share_of
+from mmpt.finetune.saved import load_result
+from mmpt.report.fit import write_fit_report
 
 QUICK = {"epochs": 1, "batch_size": 16}
 
@@ -96,6 +100,23 @@ def test_a_saved_task_predicts_the_same_and_embeds(fitted, tmp_path, shards):
     assert mmpt.load(folder).encode(records(range(2), label=False), pool="mean").shape == (2, 16)
     with pytest.raises(ConfigError, match="holds a task already"):
         fitted.save(folder)
+
+
+def test_a_saved_fit_has_a_page_with_scores_curves_and_confusions(fitted, tmp_path):
+    fitted.save(tmp_path / "task")
+    page = (tmp_path / "task" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 5  # loss and four metrics
+    assert str(fitted.test["auroc"]) in page
+    counts = np.array(fitted.confusion)
+    assert counts.sum() == 60
+    assert np.trace(counts) / 60 == pytest.approx(fitted.test["accuracy"].value)
+    for count in counts.ravel():
+        assert f">{count}</span>" in page
+    assert not re.search(r"<script|src=\"(?!data:)|href=\"http", page)
+    again = load_result(tmp_path / "task")
+    assert again.confusion == fitted.confusion
+    write_fit_report(again, tmp_path / "task")
+    assert (tmp_path / "task" / "report.html").read_text(encoding="utf-8") == page
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(encoder, shards):

@@ -71,9 +71,9 @@ def walk(number: int) -> dict:
     return sample if number % 5 == 4 else sample | {"text": prose(kind, number)}
 
 
-def make_run(run: Path, shards: Path, steps: tuple[int, ...] = (1, 2)) -> Path:
+def make_run(run: Path, shards: Path, steps: tuple[int, ...] = (1, 2), text: str = RECIPE) -> Path:
     """Checkpoints whose weights are the fresh ones, shaken: step by step more."""
-    recipe = parse_settings(RECIPE.replace("SHARDS", str(shards)), [], Recipe)
+    recipe = parse_settings(text.replace("SHARDS", str(shards)), [], Recipe)
     facts = facts_of(recipe)
     modalities = build_modalities(recipe.streams, facts)
     prepare(run, recipe, facts, build_sources(recipe, modalities))

@@ -11,7 +11,8 @@ from mmpt.errors import ConfigError
 from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 from mmpt.objectives.context import context_of
-from mmpt.objectives.teacher import Teacher, TeacherSettings, _all_but
+from mmpt.objectives.loss_prediction import spearman
+from mmpt.objectives.teacher import NATIVE_BFLOAT16, Teacher, TeacherSettings, _all_but, precision_of
 from mmpt.settings import OptimizerSettings
 from mmpt.tokens import Batch, Content
 from mmpt.training.engine import check_model, optimizer_for
@@ -198,6 +199,29 @@ def test_the_tokens_that_the_teacher_finds_hardest_are_hidden(model_of, contents
     assert step.losses[name].total.isfinite()
     figures = ("loss", "loss_prediction", "spearman", "teacher_spearman", "hard_overlap", "hard_overlap_by_chance")
     assert set(step.metrics) == {f"{name}/{figure}" for figure in figures}
+
+
+def test_a_quick_look_ranks_as_the_exact_one_does_and_changes_nothing_else(model_of, full_contents, batch_of):
+    """bfloat16 where the processor multiplies it, the step's precision elsewhere."""
+    content = full_contents("image")
+    exact, quick = (model_of(image=stream_of("image"), teacher={"precision": p}) for p in ("step", "auto"))
+    batch = batch_of(image=content)
+    one, other = (model.objective.teacher.look(batch, 0.5)["image"] for model in (exact, quick))
+    native = any(map(torch.cpu.get_capabilities().get, NATIVE_BFLOAT16))
+    assert torch.equal(one, other) != native
+    assert other.dtype == torch.float32
+    total, rows = spearman(one, other, content.observed)
+    assert total / rows > 0.99
+    told = exact.objective.teacher.taught(batch, 1)["image"], quick.objective.teacher.taught(batch, 1)["image"]
+    assert torch.equal(*told)
+    hidden = exact.hide(batch, 0.5)
+    losses = [model(batch, hidden, 0.5).losses["image"].total for model in (exact, quick)]
+    assert torch.equal(*losses)
+
+
+def test_on_other_devices_the_step_decides_the_precision():
+    with precision_of(torch.device("meta")):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_text_with_a_head_of_its_own_for_every_token(model_of, contents, batch_of):

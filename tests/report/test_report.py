@@ -17,7 +17,7 @@ from mmpt.report.results import kind_of
 from mmpt.training.ledger import Lines
 
 VOID = {"meta", "img"}
-SECTIONS = ["Training", "Reconstructions", "Probes", "Ledger", "Parameters", "Recipe and environment"]
+SECTIONS = ["Training", "Reconstructions", "Probes", "Diagnostics", "Ledger", "Parameters", "Recipe and environment"]
 
 
 class Page(HTMLParser):

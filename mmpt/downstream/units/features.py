@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from mmpt.data.manifest import Manifest, sha256_of
+from mmpt.data.manifest import Manifest
 from mmpt.data.mfcc import mfcc_of, mfcc_rate, mfcc_settings
-from mmpt.downstream.encoder import Encoder, find_checkpoint, load
+from mmpt.downstream.encoder import Encoder, load, weights_sha256
 from mmpt.encoders.sound import Sound
 from mmpt.errors import DataError
 from mmpt.tokens import Batch
@@ -59,7 +59,7 @@ class _Loaded:
     def __init__(self, run: Path, step: int | None, untrained: bool) -> None:
         self.run, self.untrained = run, untrained
         self.encoder = load(run, step=step, untrained=untrained)
-        self.weights = "untrained" if untrained else sha256_of(find_checkpoint(run, step) / "model.safetensors")[:16]
+        self.weights = "untrained" if untrained else weights_sha256(self.encoder, run)[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Loaded, (self.run, self.encoder.step, self.untrained)

@@ -10,7 +10,9 @@ from mmpt.downstream.pooling import TokenLatents
 
 
 class Pool(nn.Module, ABC):
-    """Built with the width D."""
+    """Built with the width D. One that has a loss of its own is a `LossBeside`, too."""
+
+    streams = 0  # how many it joins, which then are all there, if only as padding; 0: any number
 
     @abstractmethod
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:

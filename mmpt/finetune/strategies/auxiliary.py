@@ -61,7 +61,8 @@ class TwoLosses(Objective):
         return self.task.touch(backbone, batch)
 
     def after_update(self, backbone: Backbone, progress: float) -> None:
-        """The masked objective's teachers follow."""
+        """The masked objective's teachers follow, and what the head trains by itself."""
+        self.task.after_update(backbone, progress)
         self.masked.after_update(backbone, progress)
 
     def predict(self, backbone: Backbone, batch: Batch, hidden: dict[str, Hidden]) -> dict[str, Prediction]:

@@ -1,9 +1,9 @@
 """What is learned from labels: how they are read, what the head says, how wrong it is, and by which scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,66 +11,55 @@ from torch import Tensor, nn
 
 from mmpt.config import Component, component
 from mmpt.downstream.encoder import Encoder
-from mmpt.downstream.pooling import TokenLatents
 from mmpt.errors import ConfigError, DataError
+from mmpt.finetune.heads import PooledHead, TokenHead
+from mmpt.finetune.metrics import Metric, values
+from mmpt.finetune.objective import labels_of
 from mmpt.finetune.pools import Pool
 from mmpt.finetune.settings import FitSettings
 from mmpt.model import MaskedModel
-from mmpt.tokens import Labels
+from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mmpt.finetune.examples import Examples
     from mmpt.finetune.result import FitResult
     from mmpt.finetune.strategies import Strategy
 
 
-class Metric(NamedTuple):
-    """A score of predictions."""
+class Sample(NamedTuple):
+    """One sample as it goes into the model: what its label is held against."""
 
-    score: Callable[[np.ndarray, np.ndarray], float]  # of true labels and outputs, one row a sample
-    higher_is_better: bool = True
-
-
-class PooledHead(nn.Module):
-    """All streams -> one vector -> numbers.
-
-    Args:
-        pool, width, size: the vector is of D numbers, the outputs are `size`.
-    """
-
-    def __init__(self, pool: Pool, width: int, size: int) -> None:
-        super().__init__()
-        self.pool, self.linear = pool, nn.Linear(width, size)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, streams: Mapping[str, TokenLatents]) -> Tensor:
-        """(B, size)."""
-        return self.linear(self.pool(streams))
+    raw: Mapping[str, Any]  # decoded fields of the inputs that it has
+    read: Mapping[str, np.ndarray]  # what the modalities read of them
+    draw: int | None  # key of the augmentation; None: there is none
 
 
 class Task(ABC):
     """One kind of label, learned on top of a pretrained encoder.
 
+    `pooled`: the head looks at one vector of a pool. `alone`: every stream goes through the trunk by itself.
+    `augments`: training may see samples otherwise than they are. `checks`: a label may contradict its sample, so that
+    all are held against one another before anything is trained. `leaves_out`: what is wrong is left out, not refused.
+
     Args:
         encoder: from `mmpt.load`; the task trains a copy.
-        label: the key of the label: in the JSON member of a data set, or in a sample's dict.
+        label: its key in the JSON member of a data set or in a sample's dict, or a field of the data set. None: the
+            samples themselves say what is to be learned.
         inputs: the streams to look at; by default all that the encoder has. A sample may lack some of them.
-        pool: from latents to one vector; `mean` by default.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]]  # the first is the one that epochs are compared by
+    metrics: Mapping[str, Metric]  # the first is the one that epochs are compared by
+    pooled: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    augments: ClassVar[bool] = True
+    checks: ClassVar[bool] = False
+    leaves_out: bool = False
+    pool: Component[Pool]
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
-    ) -> None:
-        self.encoder, self.label, self.pool = encoder, label, pool or component(Pool, "mean")
+    def __init__(self, encoder: Encoder, *, label: str | None, inputs: Sequence[str] | None) -> None:
+        self.encoder, self.label = encoder, label
         self.inputs = tuple(inputs) if inputs else tuple(encoder.modalities)
         for name in self.inputs:
             if name not in encoder.modalities:
@@ -82,33 +71,59 @@ class Task(ABC):
     # ---- what a kind of task says
 
     @abstractmethod
+    def given(self, examples: "Examples") -> Sequence[Any]:
+        """The label of each sample as it came, None where there is none; raises ConfigError for another kind."""
+
+    @abstractmethod
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """What must be known of the training labels, as JSON can hold it; raises DataError for labels of no use."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Outputs of the head."""
 
     @abstractmethod
     def read(self, label: Any) -> np.ndarray:
         """One label as numbers; raises DataError saying what was expected."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
-        """One number a row."""
+    def align(self, label: np.ndarray | None, sample: Sample) -> np.ndarray | None:
+        """The label as it stands for what was read of its sample; raises DataError where they contradict each other.
+
+        Without a label: what is asked for when a sample is predicted, in the same form.
+        """
 
     @abstractmethod
-    def scores(self, outputs: Tensor) -> np.ndarray:
-        """Outputs as metrics take them: probabilities, or values in the label's unit."""
+    def collate(self, labels: Sequence[np.ndarray | None], streams: Mapping[str, Content]) -> Labels:
+        """Of the rows of a batch; None is unknown."""
 
     @abstractmethod
-    def decode(self, scores: np.ndarray) -> list[Any]:
-        """For people: names of classes, numbers."""
+    def head(self) -> nn.Module:
+        """With fresh weights: latents by stream -> outputs (B ...)."""
 
     @abstractmethod
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
-        """The scores of one who never looks at a sample, from the training labels: one row."""
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """One number for each of `batch.labels.known`."""
+
+    @abstractmethod
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
+        """What was said of each row, as `decode` and the metrics take it; on the host."""
+
+    @abstractmethod
+    def truth(self, batch: Batch) -> Sequence[np.ndarray]:
+        """What would have been right for each row, in the form of the scores."""
+
+    @abstractmethod
+    def evidence(self, true: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """What the metrics look at: arrays of one row a sample, so that samples can be drawn again for intervals."""
+
+    @abstractmethod
+    def decode(self, scores: Sequence[np.ndarray]) -> list[Any]:
+        """For people: names of classes, numbers, texts."""
+
+    @abstractmethod
+    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+        """Every metric of one who never looks at a sample and knows the training labels alone, as `read` gives them."""
+
+    @abstractmethod
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """How often each class (row) was taken for each (column); None where there are no classes."""
 
     # ---- what is the same for all
 
@@ -158,33 +173,141 @@ class Task(ABC):
 
     def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
         """The label of each sample: a list of dicts, a dict of columns, a DataFrame, or a data set's folder."""
-        return self.decode(self.predict_scores(samples, batch_size=batch_size))
+        return self.decode(self._said(samples, batch_size))
 
-    def predict_scores(self, samples: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Probabilities of the classes, or values: one row a sample."""
-        from mmpt.finetune.evaluate import outputs_of
+    def predict_scores(self, samples: Any, *, batch_size: int = 64) -> Any:
+        """Probabilities of the classes, or values: one row a sample; a list where rows differ in length."""
+        scores = self._said(samples, batch_size)
+        return np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
+
+    def _said(self, samples: Any, batch_size: int) -> list[np.ndarray]:
+        from mmpt.finetune.evaluate import judged
         from mmpt.finetune.examples import examples_of
 
-        if self.model is None:
-            raise DataError("the task has not been fitted yet; call fit, or load a saved one")
         examples = examples_of(samples, self.inputs, label=None, split="test")
-        return self.scores(outputs_of(self, self.model, examples, batch_size=batch_size))
+        return judged(self, self.fitted_model(), examples, None, batch_size=batch_size).scores
 
     def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Any]":
         """Every metric of labelled samples, with its 95 % interval over resampled groups."""
         from mmpt.finetune.evaluate import evaluated
         from mmpt.finetune.examples import examples_of
 
+        examples = examples_of(samples, self.inputs, label=self.label, split="test")
+        return evaluated(self, self.fitted_model(), examples, batch_size=batch_size, seed=seed)
+
+    def fitted_model(self) -> MaskedModel:
+        """With the weights of the best epoch; raises DataError where there are none yet."""
         if self.model is None:
             raise DataError("the task has not been fitted yet; call fit, or load a saved one")
-        examples = examples_of(samples, self.inputs, label=self.label, split="test")
-        return evaluated(self, self.model, examples, batch_size=batch_size, seed=seed)
+        return self.model
+
+    @property
+    def title(self) -> str:
+        """What is learned from what, for people."""
+        return f"{self.label} from {' + '.join(self.inputs)}"
+
+    @property
+    def wanted(self) -> str:
+        """What a sample has to have, for messages."""
+        return f"a label '{self.label}'"
+
+    @property
+    def lack(self) -> str:
+        """What is missing from samples that are left out, for messages."""
+        return "label"
+
+
+class RowTask(Task):
+    """One label a sample, from one vector of all its streams.
+
+    Args:
+        encoder, label, inputs: see `Task`.
+        pool: from latents to one vector; `mean` by default.
+    """
+
+    pooled = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        label: str,
+        inputs: tuple[str, ...] | list[str] | None = None,
+        pool: Component[Pool] | None = None,
+    ) -> None:
+        super().__init__(encoder, label=label, inputs=inputs)
+        self.pool = pool or component(Pool, "mean")
+        joined = cast("type[Pool]", self.pool.target).streams
+        if joined and len(self.inputs) != joined:
+            raise ConfigError(
+                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
+                f"of {', '.join(encoder.modalities)}"
+            )
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Outputs of the head."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one label as numbers."""
+        return ()
+
+    @abstractmethod
+    def guess(self, learned: np.ndarray) -> np.ndarray:
+        """The scores of one who never looks at a sample."""
+
+    def given(self, examples: "Examples") -> Sequence[Any]:
+        """As they are."""
+        return examples.labels
+
+    def align(self, label: np.ndarray | None, sample: Sample) -> np.ndarray | None:
+        """A sample's label is the same however it is looked at."""
+        return label
+
+    def collate(self, labels: Sequence[np.ndarray | None], streams: Mapping[str, Content]) -> Labels:
+        """What is unknown stands as zeros."""
+        values = np.stack([np.zeros(self.shape) if label is None else label for label in labels])
+        return Labels(torch.from_numpy(values), torch.tensor([label is not None for label in labels]))
 
     def head(self) -> nn.Module:
-        """With fresh weights, on latents by stream."""
+        """A linear map of the pooled vector."""
         return PooledHead(self.pool.build(self.encoder.width), self.encoder.width, self.size)
 
-    def collate(self, labels: Sequence[np.ndarray | None], like: np.ndarray) -> Labels:
-        """Of the rows of a batch; None is unknown, and stands as zeros of the shape of `like`."""
-        values = np.stack([np.zeros_like(like) if label is None else label for label in labels])
-        return Labels(torch.from_numpy(values), torch.tensor([label is not None for label in labels]))
+    def truth(self, batch: Batch) -> Sequence[np.ndarray]:
+        """The labels."""
+        return [np.asarray(own) for own in labels_of(batch).values.numpy()]
+
+    def evidence(self, true: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Labels and scores."""
+        return np.stack(true), np.stack(scores)
+
+    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+        """Of the same guess for every sample."""
+        return values(self.metrics, self.evidence(true, [self.guess(np.stack(learned))] * len(true)))
+
+
+class StreamTask(Task):
+    """Something said of every token of one stream.
+
+    Args:
+        encoder, label: see `Task`.
+        stream: whose tokens they are.
+        inputs: the streams to look at, `stream` among them; by default it alone.
+    """
+
+    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Sequence[str] | None) -> None:
+        super().__init__(encoder, label=label, inputs=inputs or (stream,))
+        if stream not in self.inputs:
+            raise ConfigError(f"inputs: '{stream}' is tagged and not among {', '.join(self.inputs)}; add it")
+        self.stream, self.modality = stream, encoder.modalities[stream]
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Outputs of the head for each token."""
+
+    def head(self) -> nn.Module:
+        """A linear map of every token."""
+        return TokenHead(self.stream, self.encoder.width, self.size)

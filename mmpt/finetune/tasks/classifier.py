@@ -1,22 +1,23 @@
 """One of several classes."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
-from mmpt.errors import DataError
+from mmpt.finetune.classes import balanced, class_facts, class_number, confusions, name_of
+from mmpt.finetune.metrics import Metric
+from mmpt.finetune.objective import labels_of
 from mmpt.finetune.pools import Pool
-from mmpt.finetune.tasks import Metric, Task
-from mmpt.tokens import Labels
+from mmpt.finetune.tasks import RowTask
+from mmpt.tokens import Batch
 
 
 def _of_guesses(score: Any, true: np.ndarray, scores: np.ndarray) -> float:
@@ -31,21 +32,24 @@ def _auroc(true: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean([roc_auc_score(true == name, scores[:, name]) for name in there]))
 
 
-class Classifier(Task):
+METRICS = {
+    "accuracy": Metric(partial(_of_guesses, accuracy_score)),
+    "balanced_accuracy": Metric(partial(_of_guesses, balanced_accuracy_score)),
+    "macro_f1": Metric(partial(_of_guesses, partial(f1_score, average="macro"))),
+    "auroc": Metric(_auroc),
+}
+
+
+class Classifier(RowTask):
     """Names or whole numbers as labels; cross-entropy.
 
     Args:
-        encoder, label, inputs, pool: see `Task`.
+        encoder, label, inputs, pool: see `RowTask`.
         class_weights: `balanced` makes every class count as much as every other, as scikit-learn does.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al. 2016, section 7).
     """
 
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric(partial(_of_guesses, accuracy_score)),
-        "balanced_accuracy": Metric(partial(_of_guesses, balanced_accuracy_score)),
-        "macro_f1": Metric(partial(_of_guesses, partial(f1_score, average="macro"))),
-        "auroc": Metric(_auroc),
-    }
+    metrics = METRICS
 
     def __init__(
         self,
@@ -62,16 +66,7 @@ class Classifier(Task):
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes, by name, and how many samples each has."""
-        counts = Counter(_name(label) for label in labels)
-        if len(counts) < 2:
-            raise DataError(f"label '{self.label}' is '{next(iter(counts))}' in all {len(labels)} training samples")
-        if len(counts) > max(len(labels) / 2, 2):
-            raise DataError(
-                f"label '{self.label}' has {len(counts)} values in {len(labels)} training samples, which are no "
-                "classes; numbers are for Regressor"
-            )
-        classes = sorted(counts)
-        return {"classes": classes, "counts": [counts[name] for name in classes]}
+        return class_facts(Counter(name_of(label) for label in labels), self.label, "samples")
 
     @property
     def size(self) -> int:
@@ -80,38 +75,27 @@ class Classifier(Task):
 
     def read(self, label: Any) -> np.ndarray:
         """The number of the class."""
-        name = _name(label)
-        if name not in self.facts["classes"]:
-            known = ", ".join(self.facts["classes"][:10])
-            raise DataError(f"'{name}' is no class of the training samples, which have {known}")
-        return np.array(self.facts["classes"].index(name))
+        return np.array(class_number(name_of(label), self.facts["classes"]))
 
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats."""
-        weight = None
-        if self.class_weights:
-            counts = torch.tensor(self.facts["counts"], dtype=torch.float32, device=outputs.device)
-            weight = counts.sum() / (len(counts) * counts)
-        return cross_entropy(
-            outputs.float(), labels.values.long(), weight, reduction="none", label_smoothing=self.label_smoothing
-        )
+        weight = balanced(self.facts["counts"], outputs.device) if self.class_weights else None
+        labels = labels_of(batch).values.long()
+        return cross_entropy(outputs.float(), labels, weight, reduction="none", label_smoothing=self.label_smoothing)
 
-    def scores(self, outputs: Tensor) -> np.ndarray:
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """Probabilities."""
-        return outputs.float().softmax(1).numpy()
+        return list(outputs.float().softmax(1).numpy())
 
-    def decode(self, scores: np.ndarray) -> list[str]:
+    def decode(self, scores: Sequence[np.ndarray]) -> list[str]:
         """The most probable class."""
-        return [self.facts["classes"][number] for number in scores.argmax(1)]
+        return [self.facts["classes"][own.argmax()] for own in scores]
 
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Of the most probable classes."""
+        true, scores = evidence
+        return confusions([true], [scores.argmax(1)], self.size)[0]
+
+    def guess(self, learned: np.ndarray) -> np.ndarray:
         """How frequent each class is, the commonest first choice."""
-        return np.bincount(labels, minlength=self.size)[None] / len(labels)
-
-
-def _name(label: Any) -> str:
-    if isinstance(label, str):
-        return label
-    if isinstance(label, (bool, int, np.integer, np.bool_)) or (isinstance(label, float) and label.is_integer()):
-        return str(int(label))
-    raise DataError(f"expected the name or number of one class, got {label!r}")
+        return np.bincount(learned, minlength=self.size) / len(learned)

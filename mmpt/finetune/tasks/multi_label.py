@@ -1,18 +1,24 @@
 """Any number of labels at once."""
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mmpt.config import Component
+from mmpt.downstream.encoder import Encoder
 from mmpt.errors import DataError
-from mmpt.finetune.tasks import Metric, Task
-from mmpt.tokens import Labels
+from mmpt.finetune.metrics import Metric
+from mmpt.finetune.objective import labels_of
+from mmpt.finetune.pools import Pool
+from mmpt.finetune.tasks import RowTask
+from mmpt.tokens import Batch
 
 
 def _mean_over_labels(score: Any, true: np.ndarray, scores: np.ndarray) -> float:
@@ -25,23 +31,39 @@ def _f1(average: str, true: np.ndarray, scores: np.ndarray) -> float:
     return float(f1_score(true, scores > 0.5, average=average))
 
 
-class MultiLabel(Task):
+METRICS = {
+    "macro_auroc": Metric(partial(_mean_over_labels, roc_auc_score)),
+    "mean_average_precision": Metric(partial(_mean_over_labels, average_precision_score)),
+    "micro_f1": Metric(partial(_f1, "micro")),
+    "macro_f1": Metric(partial(_f1, "macro")),
+}
+
+
+class MultiLabel(RowTask):
     """A list of names, or a dict of name to true or false, as a label; binary cross-entropy, a mean over the names.
 
     Args:
-        encoder, label, inputs, pool: see `Task`.
+        encoder, label, inputs, pool: see `RowTask`.
+        stands_for: the names that a label of one word stands for, perhaps none, by word.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "macro_auroc": Metric(partial(_mean_over_labels, roc_auc_score)),
-        "mean_average_precision": Metric(partial(_mean_over_labels, average_precision_score)),
-        "micro_f1": Metric(partial(_f1, "micro")),
-        "macro_f1": Metric(partial(_f1, "macro")),
-    }
+    metrics = METRICS
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        label: str,
+        inputs: tuple[str, ...] | list[str] | None = None,
+        pool: Component[Pool] | None = None,
+        stands_for: Mapping[str, tuple[str, ...] | list[str]] | None = None,
+    ) -> None:
+        super().__init__(encoder, label=label, inputs=inputs, pool=pool)
+        self.stands_for = stands_for
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The names, and how many samples have each."""
-        counts = Counter(name for label in labels for name in _names(label))
+        counts = Counter(name for label in labels for name in self._names(label))
         if not counts:
             raise DataError(f"label '{self.label}' is empty in all {len(labels)} training samples")
         names = sorted(counts)
@@ -54,33 +76,47 @@ class MultiLabel(Task):
 
     def read(self, label: Any) -> np.ndarray:
         """1 for each name that the sample has."""
-        own = _names(label)
+        own = self._names(label)
         unknown = sorted(own - set(self.facts["names"]))
         if unknown:
             known = ", ".join(self.facts["names"][:10])
             raise DataError(f"'{unknown[0]}' is no name of the training samples, which have {known}")
         return np.array([name in own for name in self.facts["names"]], dtype=np.float32)
 
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A number a name."""
+        return (self.size,)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats a name."""
-        return binary_cross_entropy_with_logits(outputs.float(), labels.values.float(), reduction="none").mean(1)
+        labels = labels_of(batch).values.float()
+        return binary_cross_entropy_with_logits(outputs.float(), labels, reduction="none").mean(1)
 
-    def scores(self, outputs: Tensor) -> np.ndarray:
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """Probabilities."""
-        return outputs.float().sigmoid().numpy()
+        return list(outputs.float().sigmoid().numpy())
 
-    def decode(self, scores: np.ndarray) -> list[list[str]]:
+    def decode(self, scores: Sequence[np.ndarray]) -> list[list[str]]:
         """The names that are more probable than not."""
         return [[name for name, score in zip(self.facts["names"], row, strict=True) if score > 0.5] for row in scores]
 
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
+    def guess(self, learned: np.ndarray) -> np.ndarray:
         """How frequent each name is."""
-        return labels.mean(0, keepdims=True)
+        return learned.mean(0)
 
-
-def _names(label: Any) -> set[str]:
-    if isinstance(label, Mapping):
-        return {str(name) for name, has in label.items() if has}
-    if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
-        return set(label)
-    raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
+    def _names(self, label: Any) -> set[str]:
+        if isinstance(label, Mapping):
+            return {str(name) for name, has in label.items() if has}
+        if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
+            return set(label)
+        if self.stands_for is None or not isinstance(label, str):
+            raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
+        if label not in self.stands_for:
+            near = difflib.get_close_matches(label, self.stands_for, n=1)
+            advice = f"; did you mean '{near[0]}'?" if near else ""
+            raise DataError(f"stands_for says nothing of '{label}', but of {', '.join(self.stands_for)}{advice}")
+        return set(self.stands_for[label])

@@ -1,8 +1,8 @@
 """A number."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from mmpt.errors import DataError
-from mmpt.finetune.tasks import Metric, Task
-from mmpt.tokens import Labels
+from mmpt.finetune.metrics import Metric
+from mmpt.finetune.objective import labels_of
+from mmpt.finetune.tasks import RowTask
+from mmpt.tokens import Batch
 
 
 def _r2(true: np.ndarray, scores: np.ndarray) -> float:
@@ -24,19 +26,22 @@ def _spearman(true: np.ndarray, scores: np.ndarray) -> float:
     return math.nan if flat else float(np.corrcoef(rankdata(true), rankdata(scores))[0, 1])
 
 
-class Regressor(Task):
+METRICS = {
+    "r2": Metric(_r2),
+    "mae": Metric(lambda true, scores: float(mean_absolute_error(true, scores)), higher_is_better=False),
+    "rmse": Metric(lambda true, scores: float(root_mean_squared_error(true, scores)), higher_is_better=False),
+    "spearman": Metric(_spearman),
+}
+
+
+class Regressor(RowTask):
     """Learned in units of the training labels' standard deviation, told in their own; squared error.
 
     Args:
-        encoder, label, inputs, pool: see `Task`.
+        encoder, label, inputs, pool: see `RowTask`.
     """
 
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "r2": Metric(_r2),
-        "mae": Metric(lambda true, scores: float(mean_absolute_error(true, scores)), higher_is_better=False),
-        "rmse": Metric(lambda true, scores: float(root_mean_squared_error(true, scores)), higher_is_better=False),
-        "spearman": Metric(_spearman),
-    }
+    metrics = METRICS
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """Mean and standard deviation."""
@@ -54,22 +59,26 @@ class Regressor(Task):
         """In the label's own unit."""
         return np.array(_number(label))
 
-    def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Squared, in training deviations."""
-        wanted = (labels.values - self.facts["mean"]) / self.facts["deviation"]
+        wanted = (labels_of(batch).values - self.facts["mean"]) / self.facts["deviation"]
         return mse_loss(outputs.float().squeeze(1), wanted.float(), reduction="none")
 
-    def scores(self, outputs: Tensor) -> np.ndarray:
+    def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """In the label's own unit."""
-        return outputs.double().squeeze(1).numpy() * self.facts["deviation"] + self.facts["mean"]
+        values = outputs.double().squeeze(1).numpy() * self.facts["deviation"] + self.facts["mean"]
+        return [np.asarray(own) for own in values]
 
-    def decode(self, scores: np.ndarray) -> list[float]:
+    def decode(self, scores: Sequence[np.ndarray]) -> list[float]:
         """As they are."""
-        return scores.tolist()
+        return [float(own) for own in scores]
 
-    def trivial(self, labels: np.ndarray) -> np.ndarray:
+    def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
+        """There are no classes."""
+
+    def guess(self, learned: np.ndarray) -> np.ndarray:
         """The mean."""
-        return labels.mean(keepdims=True)
+        return np.asarray(learned.mean())
 
 
 def _number(label: Any) -> float:

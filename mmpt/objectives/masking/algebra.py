@@ -76,11 +76,10 @@ class Masking(torch.nn.Module):
     def count(self, content: Content, progress: float) -> int | None:
         """Hidden tokens of every row, where settings and rows fix it: no look at the device is needed."""
         share = self.ratio.constant(progress)
-        known = content.observed_count if self.unit.single and self.rounding == "up" else None
+        known = content.observed_count if self.unit.tokens is not None and self.rounding == "up" else None
         if share is None or known is None:
             return None
-        one = torch.tensor([known])
-        return int(_within(_rounded_up(torch.tensor([share], dtype=torch.float64), one), one))
+        return int(self._whole(torch.tensor([share], dtype=torch.float64), torch.tensor([known])))
 
     def _budget(
         self, share: Float[Tensor, " B"], maskable: Int[Tensor, " B"], draw: Int[Tensor, " B"]
@@ -88,8 +87,14 @@ class Masking(torch.nn.Module):
         if self.ratio.shared:
             return _rounded_up(share, maskable)
         if self.rounding == "up":
-            return _within(_rounded_up(share, maskable), maskable)
+            return self._whole(share, maskable)
         return _within((share * maskable + uniform(fold_key(draw, "dither"))).floor().long(), maskable)
+
+    def _whole(self, share: Float[Tensor, " B"], maskable: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Tokens of as many units as are hidden, where all have as many tokens; else of the share itself."""
+        tokens = self.unit.tokens or 1
+        units = maskable // tokens
+        return tokens * _within(_rounded_up(share, units), units)
 
 
 def _rounded_up(share: Float[Tensor, " B"], maskable: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -1,6 +1,7 @@
 """Losses on whether two streams of a row belong together."""
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,12 +12,16 @@ from mmpt.objectives import Hidden
 from mmpt.objectives.loss_prediction import Figures
 from mmpt.tokens import Batch
 
+if TYPE_CHECKING:
+    from mmpt.objectives.generated_negatives import GeneratedSettings
+
 
 class PairLoss(nn.Module, ABC):
     """Mean latents of two streams -> a loss for each row. Built with the width D.
 
     `alone` says that each stream goes through the trunk by itself: a feature that has seen the other stream gives the
     answer away. `needs_unmatched` says that it learns nothing without rows whose halves don't belong together.
+    `generated` says how the model makes such rows by itself.
 
     Args:
         streams: the two, in the order of the features.
@@ -25,6 +30,7 @@ class PairLoss(nn.Module, ABC):
 
     alone: bool
     needs_unmatched = False
+    generated: "GeneratedSettings | None" = None
 
     def __init__(self, *, streams: tuple[str, ...], weight: float) -> None:
         super().__init__()

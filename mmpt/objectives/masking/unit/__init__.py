@@ -11,10 +11,11 @@ from mmpt.tokens import StreamContext
 class Unit(ABC):
     """A partition of every row into units; built with the stream's modality.
 
-    `single` says that every unit is one token, so that a share fixes the number of hidden tokens exactly.
+    `tokens` is how many every unit has, where all have as many in rows without padding: a share then fixes
+    the number of hidden units, and tokens, exactly. None where units differ.
     """
 
-    single = False
+    tokens: int | None = None
 
     @abstractmethod
     def units(self, context: StreamContext) -> Int[Tensor, "B N"]:

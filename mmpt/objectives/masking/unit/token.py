@@ -12,7 +12,7 @@ from mmpt.tokens import StreamContext
 class TokenUnit(Unit):
     """Single tokens: BERT's and MAE's choice."""
 
-    single = True
+    tokens = 1
 
     def __init__(self, modality: Modality) -> None:
         pass

@@ -1,0 +1,1 @@
+"""Smaller models out of finished runs: fewer blocks, sparse weights, students; see `mmpt/compress/methods`."""

@@ -1,0 +1,95 @@
+"""Classes by name: what counts as one, how they are counted, and how guesses at them are scored."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score
+from torch import Tensor
+
+from mmpt.errors import DataError
+
+UNKNOWN = -1
+
+
+def name_of(label: Any) -> str:
+    """A name as it is, or a whole number; raises DataError for anything else."""
+    if isinstance(label, str):
+        return label
+    if isinstance(label, (bool, int, np.integer, np.bool_)):
+        return str(int(label))
+    if isinstance(label, (float, np.floating)) and float(label).is_integer():
+        return str(int(label))
+    raise DataError(f"expected the name or number of one class, got {label!r}")
+
+
+def class_facts(counts: Counter[str], label: str | None, what: str, several: int = 2) -> dict[str, Any]:
+    """Classes in order and how often each is there; raises DataError where they are no classes.
+
+    Args:
+        counts: by name.
+        label: for messages.
+        what: was counted.
+        several: names of which each is there twice at most on average, and which are more than this, are no classes.
+    """
+    total = sum(counts.values())
+    if len(counts) < 2:
+        only = f"is '{next(iter(counts))}' in" if counts else "has no class in any of"
+        raise DataError(f"label '{label}' {only} all {total} training {what}")
+    if len(counts) > max(total / 2, several):
+        raise DataError(
+            f"label '{label}' has {len(counts)} values in {total} training {what}, which are no "
+            "classes; numbers are for Regressor"
+        )
+    classes = sorted(counts)
+    return {"classes": classes, "counts": [counts[name] for name in classes]}
+
+
+def class_number(name: str, classes: Sequence[str]) -> int:
+    """Its place among the classes; raises DataError where it has none."""
+    if name not in classes:
+        raise DataError(f"'{name}' is no class of the training samples, which have {', '.join(classes[:10])}")
+    return classes.index(name)
+
+
+def balanced(counts: Sequence[int], device: torch.device) -> Float[Tensor, " V"]:
+    """Weights that make every class count as much as every other, as scikit-learn has them."""
+    every = torch.tensor(counts, dtype=torch.float32, device=device)
+    return every.sum() / (len(every) * every)
+
+
+# ---- many guesses a sample
+
+
+def confusions(
+    true: Sequence[Int[np.ndarray, "..."]], guesses: Sequence[Int[np.ndarray, "..."]], size: int
+) -> Int[np.ndarray, "B V V"]:
+    """How often each class (row) was taken for each (column), sample by sample; unknown places count nothing."""
+    found = np.zeros((len(true), size, size), dtype=np.int32)
+    for number, (own, said) in enumerate(zip(true, guesses, strict=True)):
+        known = own != UNKNOWN
+        pairs = own[known].astype(np.int64) * size + said[known]
+        found[number] = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
+    return found
+
+
+def _of_confusion(score: Any, counts: Int[np.ndarray, "B V V"]) -> float:
+    """A score of scikit-learn over all places of all samples: each pair of classes stands once and weighs its count."""
+    every = counts.sum(0)
+    true, guess = np.nonzero(every)
+    return float(score(true, guess, sample_weight=every[true, guess])) if len(true) else float("nan")
+
+
+accuracy = partial(_of_confusion, accuracy_score)
+macro_f1 = partial(_of_confusion, partial(f1_score, average="macro"))
+mean_iou = partial(_of_confusion, partial(jaccard_score, average="macro"))
+
+
+def commonest(learned: Sequence[Int[np.ndarray, "..."]], size: int) -> int:
+    """The class that most places have."""
+    counts = sum(np.bincount(own[own != UNKNOWN].ravel().astype(np.int64), minlength=size) for own in learned)
+    return int(np.argmax(counts))

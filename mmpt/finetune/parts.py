@@ -1,0 +1,81 @@
+"""The samples of a fit by purpose, their labels, and what is refused before anything is trained."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmpt.errors import ConfigError, DataError
+from mmpt.finetune.examples import Examples, ShardExamples, examples_of
+from mmpt.finetune.rows import known_labels, usable
+from mmpt.finetune.tasks import Task
+
+
+class Part(NamedTuple):
+    """Samples of one purpose and their labels."""
+
+    examples: Examples
+    known: list[np.ndarray | None]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Numbers of the samples that have a label."""
+        return usable(self.known)
+
+    @property
+    def labels(self) -> list[np.ndarray]:
+        """Of these."""
+        return [label for label in self.known if label is not None]
+
+
+def find_examples(task: Task, train: Any, validation: Any, test: Any) -> dict[str, Examples]:
+    """By purpose; raises ConfigError where there is nothing to choose the best epoch by."""
+    found = {"train": examples_of(train, task.inputs, label=task.label, split="train")}
+    if validation is None:
+        own = found["train"]
+        if not isinstance(own, ShardExamples):
+            raise ConfigError("validation: needed to choose the best epoch by; give samples that are not in train")
+        validation = own.manifest.folder
+    found["validation"] = examples_of(validation, task.inputs, label=task.label, split="validation")
+    if test is not None:
+        found["test"] = examples_of(test, task.inputs, label=task.label, split="test")
+    return found
+
+
+def check_groups(examples: dict[str, Examples], *, allowed: bool) -> list[str]:
+    """Samples of one patient in training and validation make every score too good."""
+    sides: dict[str, set[tuple[str, str]]] = {}
+    for purpose, own in examples.items():
+        # groups of different data sets have nothing to do with one another
+        where = str(own.manifest.folder) if isinstance(own, ShardExamples) else ""
+        given = [g for n, g in enumerate(own.groups) if where or g != f"sample {n}"]
+        sides[purpose] = {(where, group) for group in given}
+    for purpose in list(sides)[1:]:
+        shared = sorted(sides["train"] & sides[purpose])
+        if shared and not allowed:
+            raise DataError(
+                f"{len(shared)} groups are in train and in {purpose} ('{shared[0][1]}' for one), so that scores would "
+                "be of what was seen in training; split by group, or say allow_shared_groups"
+            )
+        if shared:
+            return [f"{len(shared)} groups are in train and in {purpose}: scores are too good"]
+    return []
+
+
+def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dict[str, Part]:
+    """Labels as numbers; the task learns what it must know of the training ones."""
+    for own in examples.values():
+        if all(label is None for label in task.given(own)):
+            raise DataError(f"{own.where}: no sample has {task.wanted}")
+    task.facts = task.learn([label for label in task.given(examples["train"]) if label is not None])
+    parts = {}
+    for purpose, own in examples.items():
+        known, unfit = known_labels(task, own, held=True)
+        parts[purpose] = Part(own, known)
+        if not len(parts[purpose].usable):
+            raise DataError(f"{own.where}: no sample is left; the first that was left out: {unfit.first}")
+        lack = len(known) - len(parts[purpose].usable) - unfit.samples
+        if lack:
+            notes.append(f"{lack} {purpose} samples have no {task.lack} and were left out")
+        if unfit.samples:
+            notes.append(f"{unfit.samples} {purpose} samples were left out, the first: {unfit.first}")
+    return parts
