@@ -10,6 +10,7 @@ from mmpt.encoders.image import Image
 from mmpt.encoders.labs import Labs
 from mmpt.encoders.sound import Sound
 from mmpt.encoders.text import Text
+from mmpt.encoders.video import Video
 
 TEXTS = ("A wren sang at dawn.", "Why?", "The grey harbour lay under mist, and nobody spoke of the long way home.")
 SHARES = (1.0, 0.35, 0.7)  # of the longest recording
@@ -22,6 +23,8 @@ def fixtures_of(modality: Modality) -> list[Any]:
         return list(TEXTS)
     if isinstance(modality, Image):
         return [Picture.fromarray(random.integers(0, 256, (64, 80, 3), dtype=np.uint8)) for _ in SHARES]
+    if isinstance(modality, Video):
+        return [random.integers(0, 256, (modality.limit, 20, 24, 3), dtype=np.uint8) for _ in SHARES]
     if isinstance(modality, Labs):
         numeric = [column.name for column in modality.columns if not column.categories]
         named = {column.name: column.categories[-1] for column in modality.columns if column.categories}

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from mmpt.encoders import Modality
+from mmpt.encoders.image import Image
+from mmpt.encoders.video import Video
 from mmpt.errors import DataError
 from mmpt.tokens import Batch, Content
 
+FIXED = (Image, Video)  # as many tokens in every row
 VALUES, VALID, PLACE = "values", "valid", "place"
 
 

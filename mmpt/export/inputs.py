@@ -11,7 +11,8 @@ from mmpt.encoders.speech import Speech
 from mmpt.encoders.speech_mel import SpeechMel
 from mmpt.encoders.strips import Strips
 from mmpt.encoders.text import Text
-from mmpt.export.flat import latents_name
+from mmpt.encoders.video import Video
+from mmpt.export.flat import FIXED, latents_name
 from mmpt.export.samples import example_inputs
 
 FACTS = "facts.json"
@@ -34,6 +35,13 @@ def _image(stream: str, image: Image) -> str:
         f"RGB bytes of the centre square at {image.size} x {image.size} (bicubic), cut into patches of {image.patch} x "
         f"{image.patch}: by row and column, each by row, column and channel; before them one row of zeros, where the "
         "class token stands. All of a row is valid, or nothing"
+    )
+
+
+def _video(stream: str, video: Video) -> str:
+    return (
+        f"RGB bytes of frames cut to {video.size} x {video.size}, in tubelets of {video.tubelet} frames of {video.patch} x "
+        f"{video.patch} pixels by time, row and column (`mmpt.encoders.video`). All of a row is valid, or nothing"
     )
 
 
@@ -81,6 +89,7 @@ def _labs(stream: str, labs: Labs) -> str:
 WORDS = {
     Text: _text,
     Image: _image,
+    Video: _video,
     Speech: _speech,
     SpeechMel: _speech_mel,
     Ecg: _ecg,
@@ -94,7 +103,7 @@ def inputs_and_outputs(modalities: Mapping[str, Modality], width: int) -> str:
     lines = ["| name | type | shape | what |", "|---|---|---|---|"]
     for stream, modality in modalities.items():
         example = example_inputs({stream: modality})[0]
-        size = str(example[f"{stream}_valid"].shape[1]) if isinstance(modality, Image) else f"{stream}_tokens"
+        size = str(example[f"{stream}_valid"].shape[1]) if isinstance(modality, FIXED) else f"{stream}_tokens"
         what = {"values": told(stream, modality), "valid": "true where a token is, false in padding, which is behind"}
         for name, value in example.items():
             kind = str(value.dtype).removeprefix("torch.")

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from mmpt.build import save_facts
 from mmpt.encoders import Modality
-from mmpt.encoders.image import Image
 from mmpt.errors import ConfigError
-from mmpt.export.flat import batch_of, input_names, latents_name
+from mmpt.export.flat import FIXED, batch_of, input_names, latents_name
 from mmpt.export.samples import Latents, example_inputs
 from mmpt.export.traceable import traceable
 from mmpt.model import Backbone
@@ -55,7 +54,7 @@ def to_onnx(backbone: Backbone, modalities: Mapping[str, Modality], folder: Path
 def _traced(graph: Graph, example: dict[str, Tensor], modalities: Mapping[str, Modality]) -> Any:
     """Free in rows and tokens, named; raises ConfigError."""
     names = {
-        name: ("rows",) if isinstance(modality, Image) else ("rows", f"{stream}_tokens")
+        name: ("rows",) if isinstance(modality, FIXED) else ("rows", f"{stream}_tokens")
         for stream, modality in modalities.items()
         for name in input_names(stream, modality)
     }

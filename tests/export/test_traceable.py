@@ -47,7 +47,7 @@ def test_experts_that_compute_everything_weigh_what_was_chosen(modalities, conte
     assert_alike(backbone, contents("labs"), batch_of, PlainExperts)
 
 
-@pytest.mark.parametrize("name", ["text", "image", "labs", "ecg", "ecg_stem", "speech", "speech_mel"])
+@pytest.mark.parametrize("name", ["text", "image", "video", "labs", "ecg", "ecg_stem", "speech", "speech_mel"])
 def test_inputs_by_name_are_all_that_a_stream_needs(modalities, documents, backbone_of, batch_of, name):
     modality, backbone = modalities[name], backbone_of({name: modalities[name]})
     content = modality.collate([[own] for own in documents(name)[:3]], None)
