@@ -41,7 +41,8 @@ def _image(stream: str, image: Image) -> str:
 def _video(stream: str, video: Video) -> str:
     return (
         f"RGB bytes of frames cut to {video.size} x {video.size}, in tubelets of {video.tubelet} frames of "
-        f"{video.patch} x {video.patch} pixels by time, row and column (`mmpt.encoders.video`). All of a row is valid, or nothing"
+        f"{video.patch} x {video.patch} pixels by time, row and column (`mmpt.encoders.video`). "
+        "All of a row is valid, or nothing"
     )
 
 
