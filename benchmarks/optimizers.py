@@ -12,6 +12,7 @@ A few hundred steps on a small model and one seed say that a rule learns, not wh
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sample_runs import over_shards, pretrain
 
 from mmpt.config import find_parts, load_settings
 from mmpt.recipes import find_recipe
-from mmpt.settings import Recipe
+from mmpt.settings import OnlineProbeSettings, Recipe
 from mmpt.training.ledger import read_lines
 from mmpt.training.optimizers import Rule
 
@@ -39,11 +40,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="A.B=VALUE", help="of the recipe, for all")
     arguments = parser.parse_args()
     console, table = Console(width=120), Table(*COLUMNS, title=f"{arguments.recipe}, {arguments.steps} steps")
-    for rule in arguments.rules:
-        for rate in arguments.learning_rates:
-            console.print(f"{rule} {rate:g} ...")
+    for rate in arguments.learning_rates:
+        for rule in arguments.rules:
             with tempfile.TemporaryDirectory() as folder:
-                table.add_row(rule, f"{rate:g}", *row_of(rule, rate, arguments, Path(folder)))
+                row = (rule, f"{rate:g}", *row_of(rule, rate, arguments, Path(folder)))
+            console.print("  ".join(row))  # a long benchmark that is stopped has said something
+            table.add_row(*row)
     console.print(table)
 
 
@@ -61,7 +63,7 @@ def row_of(rule: str, rate: float, arguments: argparse.Namespace, folder: Path) 
     trained = [line for line in lines if "seconds_per_step" in line]
     first, last = (_loss(line) for line in (trained[0], trained[-1]))
     speed = 1 / trained[-1]["seconds_per_step"]
-    return [f"{last:.4f}", f"{first - last:.4f}", *_probed(lines), f"{speed:.2f}", f"{memory:.0f}"]
+    return [f"{last:.4f}", f"{first - last:.4f}", *_probed(lines, probes), f"{speed:.2f}", f"{memory:.0f}"]
 
 
 def _loss(line: dict[str, Any]) -> float:
@@ -69,10 +71,12 @@ def _loss(line: dict[str, Any]) -> float:
     return float(loss)
 
 
-def _probed(lines: list[dict[str, Any]]) -> tuple[str, str]:
-    """The last score and what it is above the first; of a recipe without probes nothing."""
-    scores = [value for line in lines for name, value in line.items() if name.startswith("probe/")]
-    return (f"{scores[-1]:.3f}", f"{scores[-1] - scores[0]:+.3f}") if scores else ("", "")
+def _probed(lines: list[dict[str, Any]], probes: Mapping[str, OnlineProbeSettings]) -> tuple[str, str]:
+    """The last score of the first probe and what it is above the first look's; of a recipe without probes nothing."""
+    for name, probe in probes.items():
+        scores = [line[key] for line in lines if (key := f"probe/{name}/{probe.score}") in line]
+        return f"{scores[-1]:.3f}", f"{scores[-1] - scores[0]:+.3f}"
+    return "", ""
 
 
 if __name__ == "__main__":
