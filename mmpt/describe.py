@@ -1,9 +1,12 @@
 """What a recipe comes to, without training it: sizes, steps, memory and the learning-rate curve, in numbers."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from mmpt.build import count_parameters, parameter_counts, source_weights
 from mmpt.config import dump_yaml, load_settings
@@ -12,6 +15,8 @@ from mmpt.recipes import find_recipe
 from mmpt.settings import Recipe
 from mmpt.training.beginning import told
 from mmpt.training.command import Built, build
+from mmpt.training.held import Groups
+from mmpt.training.optimizer import groups_of
 from mmpt.training.schedules import learning_rate
 from mmpt.trunk.feedforward.routed_experts import RoutedExperts
 
@@ -27,6 +32,7 @@ def describe(recipe: str | Path, overrides: list[str], *, ranks: int, console: C
     console.print(_sources(built))
     for line in (*told(built.origin), *_steps(built, ranks), _memory(built, ranks)):
         console.print(line, markup=False)
+    console.print(_updates(built))
     console.print(_rates(settings))
 
 
@@ -68,7 +74,7 @@ def _memory(built: Built, ranks: int) -> str:
     stage = built.recipe.deepspeed.get("zero_optimization", {}).get("stage", 0)
     counts = parameter_counts(built.model)
     weights, copied = counts["all"], count_parameters([built.model]) - counts["all"]
-    parts = {"weights": 4, "gradients": 4, "moments": 8}
+    parts = {"weights": 4, "gradients": 4, "moments": 4 * _moments_a_weight(_groups(built))}
     shared = {0: (), 1: ("moments",), 2: ("moments", "gradients"), 3: ("moments", "gradients", "weights")}[stage]
     own = weights - _elsewhere(built)
     fixed = 4 * copied + sum(size * (weights / ranks if name in shared else own) for name, size in parts.items())
@@ -86,6 +92,32 @@ def _elsewhere(built: Built) -> float:
     """Weights of experts that a rank leaves to the others."""
     routed = [part.experts for part in built.model.backbone.modules() if isinstance(part, RoutedExperts)]
     return count_parameters(routed) * (1 - 1 / built.recipe.training.ep_size)
+
+
+def _groups(built: Built) -> Groups:
+    optimizer = built.recipe.training.optimizer
+    return groups_of(built.model, optimizer, optimizer.rule.build())
+
+
+def _moments_a_weight(groups: Groups) -> float:
+    """What an optimiser remembers of a number, on average."""
+    sizes = [(sum(p.numel() for p in group["params"]), len(group["update"].moments)) for group in groups]
+    return sum(size * moments for size, moments in sizes) / max(sum(size for size, _ in sizes), 1)
+
+
+def _updates(built: Built) -> Table:
+    """Which weights go to which update."""
+    table = Table("update", "weight decay", "parameters", "weights (* is any number)", title="optimiser")
+    names = {parameter: name for name, parameter in built.model.named_parameters()}
+    for group in _groups(built):
+        count = sum(parameter.numel() for parameter in group["params"])
+        table.add_row(group["update"].name, f"{group['weight_decay']:g}", f"{count:,}", _alike(names, group["params"]))
+    return table
+
+
+def _alike(names: Mapping[nn.Parameter, str], parameters: list[nn.Parameter]) -> str:
+    """Names without the numbers of layers, each once."""
+    return ", ".join(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", names[parameter]) for parameter in parameters))
 
 
 def _rates(settings: Recipe) -> Table:

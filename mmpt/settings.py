@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmpt.config import Component
+from mmpt.config import Component, component
 from mmpt.data.source import SourceSettings
 from mmpt.encoders import Modality
 from mmpt.objectives import Objective
+from mmpt.training.optimizers import Rule
 from mmpt.trunk import Trunk
 
 
@@ -49,10 +50,11 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW (Loshchilov and Hutter 2017) and its learning rate.
+    """How weights follow their gradients, and the learning rate.
 
     Args:
-        learning_rate: the peak. betas, eps, weight_decay: of AdamW; only matrices decay.
+        learning_rate: the peak. weight_decay: decoupled (Loshchilov and Hutter 2017); only matrices decay.
+        rule: AdamW for every weight, or another. betas, eps: AdamW's, of the weights that a rule leaves to it.
         schedule: shape after the warm-up. warmup_steps: of linear rise from 0.
         final_share: of the peak, at the last step (cosine and linear).
         clip_norm: of the gradient over all parameters; 0 clips nothing.
@@ -66,6 +68,7 @@ class OptimizerSettings:
     warmup_steps: int = 0
     final_share: float = 0.0
     clip_norm: float = 1.0
+    rule: Component[Rule] = component(Rule, "adamw")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):
@@ -111,7 +114,7 @@ class TrainingSettings:
 
     Args:
         steps: optimiser steps.
-        optimizer: AdamW's settings.
+        optimizer: how weights follow their gradients.
         seed: of weights, order, masks and everything else that is drawn.
         precision: `bf16` through autocast, or `fp32`; `auto` takes bf16 on CUDA devices that have it.
         log_every: steps between lines of metrics.

@@ -19,6 +19,7 @@ from mmpt.training import checkpoint, engine
 from mmpt.training.beginning import Beginning, told
 from mmpt.training.divided_experts import check_experts
 from mmpt.training.frozen_runs import fingerprints, load_frozen
+from mmpt.training.optimizer import check_rule, optimizer_for
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
 
@@ -44,6 +45,7 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
     Where a run is `going_on`, what it once began with is not read again.
     """
     engine.check_settings(recipe.deepspeed)
+    check_rule(recipe.training.optimizer.rule, recipe.deepspeed)
     facts = facts_of(recipe)
     modalities = build_modalities(recipe.streams, facts)
     sources = build_sources(recipe, modalities)
@@ -56,6 +58,7 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
     origin = beginning and beginning.finish(model)
     engine.check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
+    optimizer_for(model, recipe.training.optimizer)  # for what it refuses
     return Built(recipe, facts, sources, model, batches, _probes(recipe, modalities), origin)
 
 

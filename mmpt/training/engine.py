@@ -19,9 +19,9 @@ from mmpt.objectives.teacher import Teacher
 from mmpt.settings import TrainingSettings
 from mmpt.tokens import Batch
 from mmpt.training.divided_experts import divide, gathered, named
-from mmpt.training.optimizer import Groups, optimizer_for
+from mmpt.training.held import Groups
+from mmpt.training.optimizer import optimizer_for
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 REFUSALS = (ValueError, AssertionError, TypeError, KeyError)  # of DeepSpeed's checks, pydantic's among them
 FILLED_IN = {
     "train_batch_size": "data.batch_size",
@@ -170,6 +170,7 @@ class Engine:
         self.named = named(model, self.experts)
         self.model = model.to(world.device)
         self.optimizer = optimizer_for(model, training.optimizer, scales, _apart if self.experts else None)
+        self.moments = _moments(self.optimizer.param_groups)
         self._nonfinite = torch.zeros((), dtype=torch.bool, device=world.device)
         self._gradient_sums: list[Tensor] = []
         for parameter in model.parameters():
@@ -274,9 +275,9 @@ class Engine:
 
         moments: dict[str, Tensor] = {}
         for names, parameter in self.named:
-            for moment in MOMENTS if parameter.requires_grad else ():
-                own = self.optimizer.state[parameter]
-                value = own[moment] if self.zero_stage == 0 else whole(parameter, moment)
+            for moment in self.moments.get(parameter, ()):
+                plain = self.zero_stage == 0
+                value = self.optimizer.state[parameter][moment] if plain else whole(parameter, moment)
                 self._keep(moments, [f"{name}.{moment}" for name in names], value)
         return self.whole_weights(), moments
 
@@ -308,12 +309,10 @@ class Engine:
         for state in self.optimizer.state.values():
             state["step"].fill_(updates)
         for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            for moment in MOMENTS:
+            for moment in self.moments.get(parameter, ()):
                 if f"{name}.{moment}" not in moments:
                     raise CheckpointError(
-                        f"optimizer.safetensors: nothing for '{name}.{moment}'; the model has changed"
+                        f"optimizer.safetensors: nothing for '{name}.{moment}'; the model or its optimiser has changed"
                     )
                 self._set_moment(parameter, moment, moments[f"{name}.{moment}"].to(self.world.device))
 
@@ -332,18 +331,20 @@ class Engine:
             safe_set_full_optimizer_state(parameter, value, moment)
 
     def _make_moments(self) -> None:
-        """Make AdamW's state before its first step, where a run that goes on can fill it.
+        """Make the optimiser's state before its first step, where a run that goes on can fill it.
 
         ZeRO 1 and 2 link parameters to the state that exists after the first group's step: made early, all is linked.
         """
         zero = self.engine.optimizer
         if self.zero_stage == 0:
-            flat = [p for group in self.optimizer.param_groups for p in group["params"]]
+            known = self.moments
         else:
             flat = zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
-        for part in flat:
+            (names,) = set(self.moments.values())  # by element: the same for all, see `check_rule`
+            known = dict.fromkeys(flat, names)
+        for part, names in known.items():
             step = torch.zeros((), dtype=torch.float32, device=part.device)
-            self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in MOMENTS}}
+            self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in names}}
         if self.zero_stage in (1, 2):
             zero._lazy_init_hp_params_optimizer_state()
 
@@ -380,6 +381,11 @@ def _apart(groups: Groups) -> Groups:
     from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 
     return split_params_into_different_moe_groups_for_optimizer(groups)
+
+
+def _moments(groups: Groups) -> dict[Any, tuple[str, ...]]:
+    """Names of what the optimiser remembers of each parameter, as they were before DeepSpeed took the groups over."""
+    return {parameter: group["update"].moments for group in groups for parameter in group["params"]}
 
 
 def agree(world: World, problem: str) -> str:
