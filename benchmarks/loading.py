@@ -36,12 +36,15 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=[recipe.name for recipe in recipes()])
     arguments = parser.parse_args()
     table = Table("recipe", "loader, samples/s", "training, samples/s", f"data-wait (goal {GOAL:.0%})")
-    for recipe in recipes():
-        if recipe.name in arguments.recipes:
-            with tempfile.TemporaryDirectory() as folder:
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in recipes():
+            if recipe.name in arguments.recipes:
                 file = over_shards(recipe.path, arguments.shards, Path(folder), settings_for(arguments.steps))
-                table.add_row(recipe.name, f"{loader_rate(file):,.0f}", *training(file, Path(folder) / "run"))
-    Console(width=120).print(table)
+                row = (recipe.name, f"{loader_rate(file):,.0f}", *training(file, file.with_suffix("")))
+                console.print(*row)
+                table.add_row(*row)
+    console.print(table)
 
 
 def settings_for(steps: int) -> list[str]:
@@ -51,6 +54,7 @@ def settings_for(steps: int) -> list[str]:
         f"training.steps={steps}",
         f"training.log_every={steps // 2}",
         "training.optimizer.warmup_steps=0",
+        "training.probes={}",
     ]
 
 

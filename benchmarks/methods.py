@@ -39,12 +39,11 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table(*COLUMNS, title=f"{arguments.steps} steps")
     console = Console(width=120)
-    for recipe in recipes():
-        if recipe.name in arguments.recipes:
-            console.print(f"{recipe.name} ...")
-            with tempfile.TemporaryDirectory() as folder:
-                for row in rows_of(recipe.path, arguments, Path(folder)):
-                    table.add_row(recipe.name, *row)
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in recipes():
+            for row in rows_of(recipe.path, arguments, Path(folder)) if recipe.name in arguments.recipes else ():
+                console.print(recipe.name, *row)
+                table.add_row(recipe.name, *row)
     console.print(table)
 
 
@@ -52,10 +51,11 @@ def rows_of(recipe: Path, arguments: argparse.Namespace, folder: Path) -> Iterat
     """Stream, probe, gain, steps a second and memory."""
     steps = arguments.steps
     settings = [f"training.steps={steps}", f"training.log_every={max(steps // 2, 1)}", "training.save_every=1000000"]
-    settings.append(f"training.optimizer.warmup_steps={steps // 10}")
+    settings += [f"training.optimizer.warmup_steps={steps // 10}", "training.probes={}"]
     file = over_shards(recipe, arguments.shards, folder, settings)
-    memory = pretrain(file, folder / "run")
-    seconds = read_lines(folder / "run" / "metrics.jsonl")[-1]["seconds_per_step"]
+    run = folder / file.stem
+    memory = pretrain(file, run)
+    seconds = read_lines(run / "metrics.jsonl")[-1]["seconds_per_step"]
     sources = load_settings(file, [], Recipe).data.sources.values()
     for stream, data in {source.streams[0]: source.shards for source in reversed(sources)}.items():
         if stream == "video":  # its sample has no labels
@@ -63,7 +63,7 @@ def rows_of(recipe: Path, arguments: argparse.Namespace, folder: Path) -> Iterat
             continue
         ecg = stream == "ecg"
         result = probe(
-            folder / "run",
+            run,
             data,
             label="label",
             streams=[stream],

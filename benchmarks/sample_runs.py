@@ -17,19 +17,24 @@ PREPARATION_SETTINGS = ["training.steps=200", "training.optimizer.warmup_steps=2
 def over_shards(recipe: Path, shards: Path, folder: Path, settings: Sequence[str]) -> Path:
     """The recipe with these settings over what 'mmpt samples' wrote.
 
-    What its own command line does before the last command (codebooks, another run) is done in `folder`.
+    What its own command line does before the last command (codebooks, another run) is done in `folder`, once for all
+    recipes that are written there.
     """
-    (folder / "shards").mkdir()
-    for data in shards.resolve().iterdir():
-        (folder / "shards" / data.name).symlink_to(data)
+    done = folder / "done.txt"
+    if not done.exists():
+        (folder / "shards").mkdir()
+        for data in shards.resolve().iterdir():
+            (folder / "shards" / data.name).symlink_to(data)
+        done.touch()
     for command in preparations(recipe):
-        if command[0] == "pretrain":
-            command = [*command, *PREPARATION_SETTINGS]
-        run(command, folder, folder / "preparation.txt")
+        if shlex.join(command) not in done.read_text(encoding="utf-8").splitlines():
+            run([*command, *(PREPARATION_SETTINGS if command[0] == "pretrain" else [])], folder, folder / "log.txt")
+            with done.open("a", encoding="utf-8") as file:
+                file.write(shlex.join(command) + "\n")
     text = re.sub(
         r"\b(?=(shards|units|runs)/)", f"{folder.resolve()}/", dump_yaml(load_settings(recipe, settings, Recipe))
     )
-    file = folder / "recipe.yaml"
+    file = folder / recipe.name
     file.write_text(text, encoding="utf-8")
     return file
 

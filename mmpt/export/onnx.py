@@ -69,7 +69,7 @@ def _traced(graph: Graph, example: dict[str, Tensor], modalities: Mapping[str, M
             said = str(error).strip().partition("\n")[0]
             raise ConfigError(f"--to onnx: {_culprit(error)} can't be traced ({said}); use safetensors") from error
     assert program is not None
-    shapes: dict[str, Any] = {value.name: value.shape for value in program.model.graph.inputs}
+    shapes: dict[Any, Any] = {value.name: value.shape for value in program.model.graph.inputs}
     axes = {shapes[name][axis]: own for name, both in names.items() for axis, own in enumerate(both)}
     program.rename_axes(axes)
     return program

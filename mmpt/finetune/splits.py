@@ -21,7 +21,9 @@ class Split(NamedTuple):
     test: list[Mapping[str, Any]]
 
 
-def split(samples: Any, *, label: str | None = None, shares: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> Split:
+def split(
+    samples: Any, *, label: str | None = None, shares: Sequence[float | int] = (0.8, 0.1, 0.1), seed: int = 0
+) -> Split:
     """Divide samples at random; those of one `group` stay together, and every part has its share of each class.
 
     Scikit-learn's StratifiedGroupKFold makes 20 folds (fewer where there are fewer groups), and each part takes some of

@@ -24,7 +24,7 @@ LISTED = [pytest.param(recipe, marks=pytest.mark.slow, id=recipe.name) for recip
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder a recipe, over small shards, with whatever the recipe's own command line prepares."""
+    """Every recipe over small shards, with whatever its own command line prepares."""
     shards = build_all_small_shards(tmp_path_factory.mktemp("shards"))
     folder = tmp_path_factory.mktemp("methods")
     with pytest.MonkeyPatch.context() as patch:
@@ -32,15 +32,14 @@ def folder(tmp_path_factory):
         sample_runs = importlib.import_module("sample_runs")
         patch.setattr(sample_runs, "PREPARATION_SETTINGS", SETTINGS)
         for recipe in recipes():
-            (folder / recipe.name).mkdir()
-            sample_runs.over_shards(recipe.path, shards, folder / recipe.name, SETTINGS)
+            sample_runs.over_shards(recipe.path, shards, folder, SETTINGS)
     return folder
 
 
 @pytest.fixture(scope="module")
 def alone(folder):
     """One process: each run from its first step, and once more from its middle."""
-    jobs = [[str(own / "recipe.yaml"), str(own / "straight"), [], None] for own in sorted(folder.iterdir())]
+    jobs = [[str(own), str(folder / "straight" / own.stem), [], None] for own in sorted(folder.glob("*.yaml"))]
     jobs += [[job[0], job[1].replace("straight", "resumed"), [], job[1]] for job in jobs]
     several(folder.parent, jobs)
     return folder
@@ -51,7 +50,7 @@ def on_two_ranks(folder):
     """ZeRO stages 0, 1 and 2 in turn."""
     names = [recipe.name for recipe in recipes()]
     jobs = [
-        [str(folder / name / "recipe.yaml"), str(folder / name / "ranks"), [_stage(number % 3)], None]
+        [str(folder / f"{name}.yaml"), str(folder / "ranks" / name), [_stage(number % 3)], None]
         for number, name in enumerate(names)
     ]
     several(folder.parent, jobs, ranks=2)
@@ -64,7 +63,7 @@ def _stage(number):
 
 @pytest.mark.parametrize("recipe", LISTED)
 def test_going_on_from_the_middle_changes_no_byte(recipe, alone):
-    runs = alone / recipe.name / "straight", alone / recipe.name / "resumed"
+    runs = alone / "straight" / recipe.name, alone / "resumed" / recipe.name
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = (run / "checkpoints" / f"step-{STEPS:09d}" / name for run in runs)
         one, other = (hashlib.sha256(file.read_bytes()).digest() for file in files)
@@ -73,4 +72,4 @@ def test_going_on_from_the_middle_changes_no_byte(recipe, alone):
 
 @pytest.mark.parametrize("recipe", LISTED)
 def test_two_ranks_learn_what_one_process_learns(recipe, alone, on_two_ranks):
-    assert close(weights(alone / recipe.name / "straight"), weights(on_two_ranks / recipe.name / "ranks"), 1e-4)
+    assert close(weights(alone / "straight" / recipe.name), weights(on_two_ranks / "ranks" / recipe.name), 1e-4)

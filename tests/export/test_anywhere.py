@@ -176,7 +176,7 @@ def test_a_part_that_can_not_be_traced_is_named(unchecked, modalities, backbone_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"to": "transformers", "modality": "text"}, "only a dense feed-forward can be exported"),
+        ({"to": "transformers", "modality": "image"}, "only a dense feed-forward can be exported"),
         ({"to": "timm", "modality": "ecg"}, "it has no model for ecg; use transformers, onnx or safetensors"),
         ({"to": "safetensors", "modality": "ecg"}, "takes all streams; leave --modality out"),
         ({"to": "transformers", "modality": "ecg", "tolerance": -1.0}, "differs by .* nothing was written"),

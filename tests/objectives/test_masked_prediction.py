@@ -309,7 +309,7 @@ def test_a_stream_without_settings_and_settings_without_a_stream_are_refused(mod
 
 
 def test_a_part_for_another_modality_is_refused(model_of):
-    with pytest.raises(ConfigError, match="target 'pixels' has a meaning for images only"):
+    with pytest.raises(ConfigError, match="target 'pixels' has a meaning for images and video only"):
         model_of(text={"target": "pixels"})
     with pytest.raises(ConfigError, match="predictor 'tied' needs an embedding table"):
         model_of(image={"corruption": "replace", "predictor": "tied"})
