@@ -29,13 +29,14 @@ from mmpt.objectives.targets import Target, build_target
 from mmpt.objectives.targets.cells import CellsTarget
 from mmpt.randomness import uniform_rows
 from mmpt.tokens import Content, Siblings, StreamContext, score
+from mmpt.training.optimizers import Rule
 from mmpt.trunk import Surroundings
 from mmpt.trunk.feedforward import FeedForward
 from tests.encoders.labs_material import perfect_cells
 
 CONTRACTS = {
     kind: list(find_parts(kind.__module__))
-    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout)
+    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout, Rule)
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name
