@@ -10,7 +10,6 @@ from running import close, mmpt, weights
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.labelled import find_labelled
 
-ZERO = "deepspeed.zero_optimization.stage="
 ONE_BY_ONE = "data.micro_batch_size=4"  # what a rank of two has: negatives are of the micro-batch
 
 
@@ -41,9 +40,8 @@ def straight(recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
-def test_two_ranks_learn_what_one_process_learns(recipe, straight, tmp_path, stage):
-    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", f"{ZERO}{stage}", ranks=2)
+def test_two_ranks_learn_what_one_process_learns_under_zero_3(recipe, straight, tmp_path):
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", "deepspeed.zero_optimization.stage=3", ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert close(weights(straight), weights(tmp_path / "run"))
 
