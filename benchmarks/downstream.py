@@ -163,9 +163,9 @@ def main(given: Sequence[str] | None = None) -> None:
         table.add_column(heading, justify="left" if not heading else "right")
     ahead = 0
     for stream in arguments.streams:
-        console.print(f"{stream} ...")
         sample = read(stream, arguments.shards)
         cells = row_of(sample, measure(sample, encoders, arguments))
+        console.print(*cells, sep="  ")
         ahead += cells[-1].startswith("+")
         table.add_row(*cells)
     console.print(table)
