@@ -96,11 +96,15 @@ def run_samples(arguments: argparse.Namespace) -> int:
 
 def run_recipes(arguments: argparse.Namespace) -> int:
     """`mmpt recipes`."""
-    from mmpt.recipes import recipes
+    from mmpt.recipes import POSTTRAIN, recipes
 
-    found = recipes()
-    width = max((len(recipe.name) for recipe in found), default=0)
-    sys.stdout.write("".join(f"{recipe.name:<{width}}  {recipe.line}\n" for recipe in found))
+    pretrain = [(own.name, own.line) for own in recipes()]
+    pretrain += [(f"{POSTTRAIN}/{own.name}", own.line) for own in recipes(POSTTRAIN)]
+    others = {verb: [(own.name, own.line) for own in recipes(verb)] for verb in ("finetune", "compress")}
+    every = {"pretrain": pretrain, **others}
+    width = max(len(name) for own in every.values() for name, _ in own)
+    for verb, own in every.items():
+        sys.stdout.write(f"mmpt {verb} RECIPE\n" + "".join(f"  {name:<{width}}  {line}\n" for name, line in own))
     return 0
 
 

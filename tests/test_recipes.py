@@ -97,8 +97,11 @@ def test_the_second_line_of_a_recipe_is_a_command_that_begins_with_the_sample_sh
 def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    names = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+    configs = Path(__file__).parents[1] / "configs"
+    names = [path.stem for path in sorted(configs.glob("*.yaml"))]
+    names += [f"posttrain/{path.stem}" for path in sorted((configs / "posttrain").glob("*.yaml"))]
+    names += [path.stem for verb in ("finetune", "compress") for path in sorted((configs / verb).glob("*.yaml"))]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split(None, 1)[1]) > 20 for line in lines)
 
