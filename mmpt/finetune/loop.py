@@ -25,6 +25,7 @@ from mmpt.settings import OptimizerSettings, TrainingSettings
 from mmpt.training import checkpoint
 from mmpt.training.engine import Engine, World
 from mmpt.training.guards import NonFinite
+from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate
 
 MAX_NONFINITE = 10
@@ -78,6 +79,7 @@ class Loop:
         if saved:
             self.engine.set_moments(saved.moments, self.updates)
         self.nonfinite = NonFinite(MAX_NONFINITE)
+        self.record = Record(out, len(self.history)) if out is not None and world.rank == 0 else None
 
     def _training(self) -> TrainingSettings:
         settings, steps = self.settings, self.per_epoch * self.settings.epochs
@@ -103,6 +105,8 @@ class Loop:
             self._judge()
             self._say()
             self._save()
+        if self.record is not None:
+            self.record.close()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Mean training loss, and means of whatever else the objective tells."""
@@ -173,6 +177,8 @@ class Loop:
             return
         weights, moments = self.engine.whole_state()
         epoch = len(self.history)
+        if self.record is not None:
+            self.record.note(epoch - 1, epoch, self.history[-1])
         if self.world.rank == 0:
             if self.best_epoch == epoch:
                 checkpoint.commit(self._folder("best"), checkpoint.Saved(self.best, {}, {"step": epoch}))

@@ -1,6 +1,5 @@
 """Pretraining: from a recipe to a run folder, from whichever step the folder has reached."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
 from mmpt.training.progress import Display, Meter
-from mmpt.training.run import environment
+from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate
 
 if TYPE_CHECKING:
@@ -263,32 +262,3 @@ def wind_back_others(run: Path, ranks: int, step: int) -> None:
     for path in run.glob("ledger-rank*.jsonl"):
         if path.name not in mine:
             Lines(path, step)
-
-
-class Record:
-    """Figures for later: metrics.jsonl, TensorBoard events and the environment; rank 0 only."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import; only a run needs it
-
-        self.lines = Lines(run / "metrics.jsonl", step)
-        self.events = SummaryWriter(str(run), purge_step=step + 1 if step else None)
-        (run / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
-
-    def write(self, step: int, done: int, source: str, values: dict[str, float]) -> None:
-        """Figures after `done` steps."""
-        self._write(step, done, {"source": source}, values)
-
-    def note(self, step: int, done: int, values: dict[str, float]) -> None:
-        """Figures that are of no source's step."""
-        self._write(step, done, {}, values)
-
-    def _write(self, step: int, done: int, more: dict[str, str], values: dict[str, float]) -> None:
-        self.lines.write(step, done=done, **more, **values)
-        for name, value in values.items():
-            self.events.add_scalar(name, value, done)
-
-    def close(self) -> None:
-        """Flush."""
-        self.lines.sync()
-        self.events.close()

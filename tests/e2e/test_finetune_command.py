@@ -9,6 +9,8 @@ import torch
 from running import close, kill_group, mmpt, start
 from safetensors.torch import load_file
 
+from mmpt.training.ledger import read_lines
+
 RECIPE = """
 encoder: RUN
 task: {type: classifier, label: label, inputs: [image]}
@@ -53,6 +55,10 @@ def test_a_fit_shows_its_epochs_its_table_and_keeps_chatter_in_the_log(fitted):
     assert len(result["history"]) == 4
     assert 0 <= result["test"]["accuracy"]["low"] <= result["test"]["accuracy"]["high"] <= 1
     assert not (folder / "progress").exists()
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [line["done"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["accuracy"] == result["history"][-1]["accuracy"]
+    assert list(folder.glob("events.out.tfevents*"))
 
 
 @pytest.mark.slow
