@@ -90,12 +90,13 @@ def steps_from(
     """From step `start` to the last: the micro-batches of each."""
     accumulation = micro_batches.share.accumulation
     numbers = range(start * accumulation, len(micro_batches))
+    ahead = max(4, -(-2 * accumulation // max(workers, 1)))  # of each worker: the next step is whole while one is taken
     loader = DataLoader(
         micro_batches,
         sampler=numbers,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=ahead if workers else None,
         worker_init_fn=_start_worker if workers else None,
         collate_fn=packed if workers else _as_read,  # type: ignore[arg-type]
         pin_memory=pin_memory,
