@@ -1,10 +1,12 @@
 """A recipe over the sample shards, run in a process of its own: what several benchmarks share."""
 
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +61,19 @@ def run(command: Sequence[str], folder: Path, log: Path) -> float:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         line = [sys.executable, "-m", "mmpt", *command]
         process = subprocess.Popen(line, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _peak_of(process.pid))
+            time.sleep(0.1)
     if process.returncode:
         raise SystemExit(log.read_text(encoding="utf-8"))
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak
+
+
+def _peak_of(process: int) -> float:
+    """MB so far, as Linux counts it; what a parent is told at the end would count the parent's own pages, too."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.nan if sys.platform != "linux" else 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:")), 0.0)
