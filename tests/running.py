@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +126,28 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the process and all its children, as an out-of-memory killer or a power cut would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def kill_at_random(run: Path, steps: int, *arguments: str | Path, kills: int, seed: int, within: float) -> None:
+    """Start the command so many times, each time with a SIGKILL within some seconds of its first step.
+
+    A run that gets to its last step in spite of that (the machine was busy with something else) is begun anew.
+    """
+    moments = random.Random(seed)
+    for _ in range(4):
+        for _ in range(kills):
+            process = start(*arguments)
+            assert process.stdout is not None
+            first = process.stdout.readline()  # DeepSpeed's start-up is over; from here on there are steps and saves
+            assert "step" in first, first + process.stdout.read()
+            time.sleep(moments.uniform(0.0, within))
+            kill_group(process)
+            if (run / "checkpoints" / f"step-{steps:09d}").exists():
+                break
+        else:
+            return
+        shutil.rmtree(run)
+    raise AssertionError(f"{steps} steps are over before {kills} kills: make it longer")
 
 
 def wait_for(condition, seconds: float = 120.0) -> None:

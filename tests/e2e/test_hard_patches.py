@@ -1,12 +1,10 @@
 """Hard patch mining as a user runs it: the averaged teacher moves with the updates, is saved, and goes on exactly."""
 
 import hashlib
-import random
-import time
 
 import pytest
 import torch
-from running import close, kill_group, mmpt, start, weights
+from running import close, kill_at_random, mmpt, weights
 from safetensors.torch import load_file
 
 from mmpt.objectives.teacher import TeacherSettings
@@ -121,17 +119,12 @@ def test_an_update_that_is_skipped_moves_no_teacher(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_kills_change_not_a_byte_of_student_moments_and_teacher(recipe, tmp_path):
-    wanted, run, moments = tmp_path / "straight", tmp_path / "killed", random.Random(2)
+    wanted, run = tmp_path / "straight", tmp_path / "killed"
     stage = "deepspeed.zero_optimization.stage=2"
     assert mmpt("pretrain", recipe, "--out", wanted, stage).returncode == 0
-    for _ in range(2):
-        process = start("pretrain", recipe, "--out", run, stage)
-        assert process.stdout is not None
-        assert "step" in process.stdout.readline()
-        time.sleep(moments.uniform(0.05, 0.3))
-        assert process.poll() is None, "the run was over before the kill: make it longer"
-        kill_group(process)
-    done = mmpt("pretrain", recipe, "--out", run, stage)
+    command = ("pretrain", recipe, "--out", run, stage)
+    kill_at_random(run, STEPS, *command, kills=2, seed=2, within=0.15)
+    done = mmpt(*command)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stdout
     for name in ("model.safetensors", "optimizer.safetensors"):
