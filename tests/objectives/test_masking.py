@@ -123,6 +123,66 @@ def test_spans_of_length_one_are_tokens(text, plain_row):
     assert torch.equal(units, torch.arange(402).expand(2, -1))
 
 
+def overlapping(modality, ratio, length=10, **others):
+    return Masking(
+        modality, MaskingSettings(ratio=ratio, unit=component(Unit, "overlapping_span", length=length), **others)
+    )
+
+
+def test_as_many_overlapping_spans_begin_as_hubert_has(text, plain_row):
+    """floor(0.08 T + u): both whole numbers beside it, as often as makes the mean; at different places."""
+    context = context_of(plain_row, rows=2000)
+    unit = overlapping(text, 0.8).unit
+    spans = unit.spans(context, torch.full((2000,), 0.79, dtype=torch.float64))
+    assert set(spans.number.tolist()) == {31, 32}  # 0.079 x 400 = 31.6
+    assert abs(spans.number.double().mean() - 31.6) < 0.05
+    assert spans.fits[0].nonzero().squeeze(1).tolist() == list(range(1, 391))  # T - 10 places: one more token follows
+
+
+def test_overlapping_spans_cover_what_chance_says(text, plain_row):
+    """A token is hidden if one of the ten places up to it is among 32 of 390."""
+    hidden = overlapping(text, 0.8)(context_of(plain_row, rows=2000))
+    chance = 1 - math.comb(380, 32) / math.comb(390, 32)
+    assert abs(hidden[:, 11:390].double().mean() - chance) < 0.005
+    runs = [len(list(run)) for row in hidden[:50].tolist() for there, run in itertools.groupby(row) if there]
+    assert min(runs) == 10
+    assert max(runs) > 20
+    firsts = torch.stack([row.nonzero()[0] for row in hidden])
+    assert len(firsts.unique()) > 20  # any phase
+
+
+def test_few_frames_have_two_spans_and_fewer_than_a_span_single_tokens(text):
+    rows = [[np.r_[0, np.full(size, 70), 2]] for size in (12, 8)]
+    context = context_of(text.collate(rows, 14))
+    masking = overlapping(text, 0.1)
+    for seed in range(20):
+        hidden = masking(context._replace(draw=context.draw + seed))
+        assert hidden[0, 1:13].sum() in (11, 12) if hidden[0, 12] else hidden[0, 1:13].sum() == 11
+        assert hidden[1].sum() == 1
+
+
+def test_overlapping_spans_never_leave_their_document(text):
+    content = text.collate([[np.r_[0, np.full(30, 70), 2], np.r_[0, np.full(25, 71), 2]]], 64)
+    masking, context = overlapping(text, 0.5, length=8), context_of(content, rows=200)
+    hidden = masking(context)
+    for row in hidden:
+        for first, last in ((1, 31), (33, 58)):
+            runs = [len(list(run)) for there, run in itertools.groupby(row[first:last].tolist()) if there]
+            assert all(run >= 8 for run in runs)
+    assert not (hidden & ~(content.valid & content.observed)).any()
+
+
+def test_overlapping_spans_keep_to_no_budget_that_streams_share(text):
+    with pytest.raises(ConfigError, match=r"'overlapping_span' needs a ratio of the stream's own.*'dirichlet'"):
+        overlapping(text, component(Ratio, "dirichlet"))
+
+
+def test_no_row_is_made_up_of_overlapping_spans(text):
+    unit = component(Unit, "stream", otherwise=component(Unit, "overlapping_span", length=3))
+    with pytest.raises(ConfigError, match=r"otherwise: spans of 'overlapping_span' overlap.*use 'span'"):
+        Masking(text, MaskingSettings(ratio=0.5, unit=unit))
+
+
 # ---- blocks
 
 

@@ -19,9 +19,10 @@ from mmpt.tokens import StreamContext
 DECODER = {"type": "decoder", "width": 16, "depth": 1, "heads": 2}
 
 
-def hidden_of(modality, content, scores, seed=0, unit="token", ratio=0.4, **settings):
+def hidden_of(modality, content, scores, seed=0, unit="token", ratio=0.4, of_unit=None, **settings):
     importance = component(Importance, "score", **settings)
-    masking = Masking(modality, MaskingSettings(ratio=ratio, unit=component(Unit, unit), importance=importance))
+    unit = component(Unit, unit, **(of_unit or {}))
+    masking = Masking(modality, MaskingSettings(ratio=ratio, unit=unit, importance=importance))
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
     return masking(StreamContext(content._replace(scores=scores), draw, 0.5))
 
@@ -37,6 +38,26 @@ def test_the_tokens_with_the_highest_or_lowest_scores_are_hidden(modalities, con
     uniform = Masking(modalities["speech_mel"], MaskingSettings(ratio=0.4))
     context = StreamContext(content, torch.arange(len(content.valid)), 0.5)
     assert torch.equal(hidden.sum(1), uniform(context).sum(1))
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("top", 1), ("bottom", -1)])
+def test_overlapping_spans_begin_at_the_highest_or_lowest_scores(modalities, contents, mode, sign):
+    """The paper's starts: the K surest frames that a span fits behind."""
+    content = contents("speech_mel")
+    scores = torch.rand(content.valid.shape, generator=torch.Generator().manual_seed(1))
+    spans = {"length": 3, "fewest": 1}
+    hidden = hidden_of(
+        modalities["speech_mel"], content, scores, unit="overlapping_span", of_unit=spans, ratio=0.6, mode=mode
+    )
+    checked = 0
+    for row, may, own in zip(hidden, content.valid & content.observed, scores, strict=True):
+        fits = [place for place in range(len(row) - 3) if may[place : place + 4].all()]
+        ranked = sorted(fits, key=lambda place: -sign * own[place])
+        covers = [{start + n for start in ranked[:k] for n in range(3)} for k in range(1, len(ranked) + 1)]
+        if fits:
+            assert set(row.nonzero().flatten().tolist()) in covers
+            checked += 1
+    assert checked > 2
 
 
 @pytest.mark.parametrize("unit", ["token", "span"])

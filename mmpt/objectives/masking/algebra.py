@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmpt.config import Component, component
 from mmpt.encoders import Modality
+from mmpt.errors import ConfigError
 from mmpt.objectives.masking.importance import Importance
 from mmpt.objectives.masking.ratio import Ratio
 from mmpt.objectives.masking.unit import Unit
@@ -57,6 +58,11 @@ class Masking(torch.nn.Module):
         self.unit = settings.unit.build(modality)
         self.importance = settings.importance.build(modality)
         self.rounding = settings.rounding
+        if self.ratio.shared and self.unit.overlapping:
+            raise ConfigError(
+                f"unit '{settings.unit.name}' needs a ratio of the stream's own: spans that overlap can't keep to a "
+                f"shared budget of tokens, which ratio '{chosen.name}' draws; use unit 'span'"
+            )
 
     def forward(self, context: StreamContext) -> Bool[Tensor, "B N"]:
         """The hidden tokens."""
@@ -65,13 +71,21 @@ class Masking(torch.nn.Module):
     @torch.no_grad()
     def drawn(self, context: StreamContext) -> Drawn:
         """The hidden tokens, and which of them the importance left no choice about."""
-        maskable = context.maskable
         share = self.ratio.share(context)
-        budget = self._budget(share, maskable.sum(1), context.draw)
+        places, count = context.maskable, self._budget(share, context.maskable.sum(1), context.draw)
+        spans = self.unit.spans(context, share)
+        if spans is not None:
+            long_enough = spans.fits.any(1)
+            places = torch.where(long_enough.unsqueeze(1), spans.fits, places)
+            count = torch.where(long_enough, spans.number, count)
+            context = context._replace(content=context.content._replace(observed=places))
         units = self.unit.units(context)
-        weight = self.importance.weight(context._replace(units=units, budget=budget))
-        hidden = choose_units(units, maskable, budget, weight, context.draw)
-        return Drawn(hidden, None if weight is None else weight.isinf() & maskable)
+        weight = self.importance.weight(context._replace(units=units, budget=count))
+        hidden = choose_units(units, places, count, weight, context.draw)
+        certain = None if weight is None else weight.isinf() & places
+        if spans is not None:
+            hidden = hidden | _covered(hidden & spans.fits, spans.length)
+        return Drawn(hidden, certain)
 
     def count(self, content: Content, progress: float) -> int | None:
         """Hidden tokens of every row, where settings and rows fix it: no look at the device is needed."""
@@ -95,6 +109,14 @@ class Masking(torch.nn.Module):
         tokens = self.unit.tokens or 1
         units = maskable // tokens
         return tokens * _within(_rounded_up(share, units), units)
+
+
+def _covered(first: Bool[Tensor, "B N"], length: int) -> Bool[Tensor, "B N"]:
+    """The tokens of spans that begin at `first`."""
+    begun = first.long().cumsum(1)
+    ended = torch.zeros_like(begun)
+    ended[:, length:] = begun[:, :-length]
+    return begun > ended
 
 
 def _rounded_up(share: Float[Tensor, " B"], maskable: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -30,6 +30,10 @@ class StreamUnit(Unit):
             raise ConfigError(f"share: expected a share between 0 and 1, got {share}")
         self.share = share
         self.otherwise = otherwise.build(modality)
+        if self.otherwise.overlapping:
+            raise ConfigError(
+                f"otherwise: spans of '{otherwise.name}' overlap, and no row is made up of them; use 'span'"
+            )
 
     def units(self, context: StreamContext) -> Int[Tensor, "B N"]:
         """All tokens in unit 0 where the stream is to be hidden."""
