@@ -1,8 +1,9 @@
 """A speech-only backbone as transformers' HubertModel (pre-norm, as HuBERT Large has it), and back.
 
 HuBERT has no embedding of the modality, and what a trained one adds to every frame can't be put anywhere else, for the
-convolutional positions see the frames without it: the stream's embedding has to be zeros. Samples behind the last whole
-frame, which mmpt leaves out, take part in the statistics of HuBERT's `group` norm, so give it whole frames there.
+convolutional positions see the frames without it: a run of speech alone has none, one of several streams has. Samples
+behind the last whole frame, which mmpt leaves out, take part in the statistics of HuBERT's `group` norm, so give it
+whole frames there.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ def to_hubert(backbone: Backbone, speech: Speech) -> HubertModel:
     weights = backbone.state_dict()
     if weights[STREAM].any():
         raise ConfigError(
-            "HuBERT has no embedding of the modality; this backbone's is not zero, so it can't be exported"
+            "HuBERT has no embedding of the modality, and a run with other streams beside speech has learned one; "
+            "use --to safetensors, or train a run of speech alone"
         )
     peer = HubertModel(_config(shape, speech))
     peer.load_state_dict(hubert_weights(weights, stream, speech))

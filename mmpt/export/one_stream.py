@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
@@ -45,5 +45,6 @@ def one_stream(backbone: Backbone, modalities: Mapping[str, Modality], stream: s
     return alone.eval()
 
 
-def _only_row(table: nn.Embedding, number: int) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(table.weight[number : number + 1].detach().clone(), freeze=False)
+def _only_row(table: nn.Module, number: int) -> nn.Embedding:
+    row = cast("Tensor", table.weight)[number : number + 1].detach().clone()
+    return nn.Embedding.from_pretrained(row, freeze=False)

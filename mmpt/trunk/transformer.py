@@ -134,7 +134,7 @@ class Transformer(Trunk):
         self.rotary_base = rotary_base
         self.checkpointing = checkpointing
         shares = torch.linspace(0, drop_path, depth).tolist()
-        self.stream_embedding = nn.Embedding(streams, width)
+        self.stream_embedding = nn.Embedding(streams, width) if streams > 1 else OnlyStream(width)
         self.entry = nn.LayerNorm(width, eps=norm_eps) if norm_entry else nn.Identity()
         if not 0 <= top_layers <= depth or (top_layers > 0) != (top_feedforward is not None):
             raise ConfigError(
@@ -194,6 +194,21 @@ class Transformer(Trunk):
         allowed = None if tokens.full else may_attend(tokens.valid, tokens.segment)
         turns = rotary_turns(tokens.place, self.head_width, self.rotary_base) if tokens.rotary else None
         return Surroundings(tokens.valid, tokens.stream, allowed, turns, draw)
+
+
+class OnlyStream(nn.Module):
+    """Nothing to tell apart: a row of zeros that is not learned, so that models without such a row can take the rest.
+
+    Weights from elsewhere may have a row, as BERT's token type; it stays as it is.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(1, width))
+
+    def forward(self, stream: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """The row, for every token."""
+        return nn.functional.embedding(stream, self.get_buffer("weight"))
 
 
 def initialise(module: nn.Module) -> None:

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 from running import build_all_small_shards, kill_group, mmpt, start, wait_for, weights
+from transformers import HubertModel
 
 from mmpt.data.codebook import load_codebook
 from mmpt.data.manifest import load_manifest
+from mmpt.export.command import export
 from mmpt.settings import HubertSettings, IterationSettings
 
 TINY = [
@@ -118,6 +120,14 @@ def test_rounds_of_pictures_begin_with_a_layer_of_another_run(folder):
     done = mmpt("hubert", "pictures.yaml", "--out", "flipped", "streams.image.flip=true", cwd=folder)
     assert done.returncode != 0
     assert "the recipe crops or flips it" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_round_becomes_a_transformers_hubert_model(whole, tmp_path):
+    certificate = export(whole / "round-2" / "run", tmp_path / "hubert", to="transformers")
+    assert 0 < certificate["largest_difference"] < 1e-4
+    peer = HubertModel.from_pretrained(tmp_path / "hubert")
+    assert (peer.config.do_stable_layer_norm, peer.config.num_hidden_layers) == (True, 2)
 
 
 @pytest.mark.parametrize("wrong", [{"layer": "auto"}, {"layer": 2, "against": "label"}, {"against": "label"}])

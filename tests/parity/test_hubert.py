@@ -8,6 +8,7 @@ from torchaudio.models import wav2vec2_model
 from mmpt.encoders.speech import STEM, Speech
 from mmpt.errors import ConfigError
 from mmpt.export.hubert import from_hubert, to_hubert
+from mmpt.export.one_stream import one_stream
 from mmpt.tokens import drop, replace
 from tests.encoders.speech_material import recording, small_speech, speech_facts
 
@@ -27,11 +28,8 @@ def speech(request, tmp_path):
     return true_stem(tmp_path) if request.param == "true" else small_speech(tmp_path, conv_bias=True)
 
 
-def backbone_without_stream(backbone_of, speech, **shape):
-    backbone = backbone_of({"speech": speech}, **{**SHAPE, **shape})
-    with torch.no_grad():
-        backbone.trunk.stream_embedding.weight.zero_()
-    return backbone
+def speech_backbone(backbone_of, speech, **shape):
+    return backbone_of({"speech": speech}, **{**SHAPE, **shape})
 
 
 def lengths_of(speech):
@@ -50,7 +48,7 @@ def collated(speech, lengths):
 
 
 def test_transformers_gives_the_same_latents_with_our_weights_in_padded_batches(speech, backbone_of, batch_of):
-    backbone = backbone_without_stream(backbone_of, speech)
+    backbone = speech_backbone(backbone_of, speech)
     content, waves, real = collated(speech, lengths_of(speech))
     assert not content.valid.all()
     theirs = to_hubert(backbone, speech)(waves, attention_mask=real.long()).last_hidden_state
@@ -61,14 +59,14 @@ def test_transformers_gives_the_same_latents_with_our_weights_in_padded_batches(
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_transformers_gives_the_same_latents_where_nothing_is_padded(tmp_path, backbone_of, batch_of, norm):
     speech = true_stem(tmp_path, norm=norm)
-    backbone = backbone_without_stream(backbone_of, speech)
+    backbone = speech_backbone(backbone_of, speech)
     content, waves, _ = collated(speech, [WHOLE] * 3)
     theirs = to_hubert(backbone, speech)(waves).last_hidden_state
     assert_close(backbone(batch_of(speech=content))["speech"].x, theirs, rtol=0, atol=1e-5)
 
 
 def test_weights_come_back_from_transformers(speech, backbone_of, batch_of):
-    first, second = (backbone_without_stream(backbone_of, speech, seed=seed) for seed in (1, 2))
+    first, second = (speech_backbone(backbone_of, speech, seed=seed) for seed in (1, 2))
     content, _, _ = collated(speech, lengths_of(speech))
     batch = batch_of(speech=content)
     assert not torch.equal(first(batch)["speech"].x, second(batch)["speech"].x)
@@ -78,7 +76,7 @@ def test_weights_come_back_from_transformers(speech, backbone_of, batch_of):
 
 def test_hidden_frames_take_part_in_the_positions_as_in_transformers(tmp_path, backbone_of, batch_of):
     speech = true_stem(tmp_path)
-    backbone = backbone_without_stream(backbone_of, speech)
+    backbone = speech_backbone(backbone_of, speech)
     peer = to_hubert(backbone, speech)
     content, waves, real = collated(speech, LENGTHS)
     hidden = content.valid & (content.place % 3 == 1)
@@ -95,7 +93,7 @@ def test_hidden_frames_take_part_in_the_positions_as_in_transformers(tmp_path, b
 
 def test_dropped_frames_are_silence_to_the_positions(tmp_path, backbone_of, batch_of):
     speech = true_stem(tmp_path)
-    backbone = backbone_without_stream(backbone_of, speech)
+    backbone = speech_backbone(backbone_of, speech)
     content, _, _ = collated(speech, LENGTHS)
     hidden = content.valid & (content.place % 3 == 1)
     tokens = backbone.embed(batch_of(speech=content))["speech"]
@@ -130,19 +128,21 @@ def test_the_stem_is_torchaudios(tmp_path, randomised, norm, length):
 
 def test_what_hubert_does_not_have_is_refused_with_a_sentence(tmp_path, backbone_of):
     speech = true_stem(tmp_path)
+    both = backbone_of({"speech": speech, "other": speech}, **SHAPE)
+    alone = one_stream(both, {"speech": speech}, "speech")
     with pytest.raises(ConfigError, match="no embedding of the modality"):
-        to_hubert(backbone_of({"speech": speech}, **SHAPE), speech)
+        to_hubert(alone, speech)
     with pytest.raises(ConfigError, match=r"trunk\.norm_eps=1e-05"):
-        to_hubert(backbone_without_stream(backbone_of, speech, norm_eps=1e-6), speech)
+        to_hubert(speech_backbone(backbone_of, speech, norm_eps=1e-6), speech)
     with pytest.raises(ConfigError, match=r"trunk\.norm_entry=false"):
-        to_hubert(backbone_without_stream(backbone_of, speech, norm_entry=True), speech)
+        to_hubert(speech_backbone(backbone_of, speech, norm_entry=True), speech)
     rotary = true_stem(tmp_path, positions="rotary")
     with pytest.raises(ConfigError, match="positions=convolutional"):
         to_hubert(backbone_of({"speech": rotary}, **{**SHAPE, "heads": 2}), rotary)
     group = true_stem(tmp_path, norm="group")
     with pytest.raises(ConfigError, match="has feat_extract_norm group, this backbone needs layer"):
         from_hubert(
-            backbone_without_stream(backbone_of, speech),
+            speech_backbone(backbone_of, speech),
             speech,
-            to_hubert(backbone_without_stream(backbone_of, group), group),
+            to_hubert(speech_backbone(backbone_of, group), group),
         )

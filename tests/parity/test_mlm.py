@@ -90,7 +90,6 @@ def test_gradients_of_the_loss_equal_those_of_transformers(model_of, batch, text
     embeddings, body = peer.roberta_prelayernorm.embeddings, peer.roberta_prelayernorm
     part = model.objective.streams["text"]
     pairs = [
-        (model.backbone.trunk.stream_embedding.weight.grad, embeddings.token_type_embeddings.weight.grad),
         (model.backbone.trunk.blocks[0].norm1.weight.grad, body.encoder.layer[0].attention.LayerNorm.weight.grad),
         (part.predictor.dense.weight.grad, peer.lm_head.dense.weight.grad),
         (part.corruption.vector.grad, embeddings.word_embeddings.weight.grad[text.special("mask")]),

@@ -36,7 +36,6 @@ def model(video, backbone_of, randomised):
     objective = component(Objective, "masked_prediction", streams={"video": stream})
     made = randomised(MaskedModel(backbone, objective.build(backbone, {"video": video})))
     with torch.no_grad():  # what theirs has no place for
-        backbone.trunk.stream_embedding.weight.zero_()
         made.objective.streams["video"].predictor.entry.bias.zero_()
         for name, bias in made.named_parameters():
             if name.endswith("qkv.bias"):
