@@ -21,7 +21,7 @@ def add_evaluation_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
         "  mmpt probe runs/five shards/ecg --label label --streams ecg --kind attentive --shares 0.01,0.05,0.1,1",
         SHARES,
     )
-    probe.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    probe.add_argument("run_folder", metavar="RUN", help="run folder, or a folder of transformers or timm weights")
     probe.add_argument("data", metavar="DATA", help="data set with labels")
     probe.add_argument("--label", required=True, metavar="FIELD", help="key of the labels that is predicted")
     probe.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")

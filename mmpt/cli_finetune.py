@@ -98,7 +98,9 @@ def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "mmpt export runs/five --to transformers --modality text --out five-text",
     )
     export.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
-    export.add_argument("--to", required=True, choices=("transformers", "timm", "safetensors", "onnx"))
+    export.add_argument(
+        "--to", required=True, choices=("transformers", "timm", "safetensors", "onnx"), help="which library reads it"
+    )
     export.add_argument("--out", required=True, metavar="DIR", help="a folder that is not there yet")
     export.add_argument("--modality", metavar="M", help="one stream alone; needed where the library takes no more")
     export.add_argument("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")

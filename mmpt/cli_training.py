@@ -16,7 +16,7 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     samples = add_verb(
         verbs, "samples", "make shards of the small real data that comes with mmpt", "mmpt samples shards"
     )
-    samples.add_argument("out", metavar="DIR", help="gets text/ and images/")
+    samples.add_argument("out", metavar="DIR", help="gets a folder for each: text, images, speech, ecg, labs, video")
     samples.set_defaults(run=run_samples)
 
     recipes = add_verb(verbs, "recipes", "list the recipes that come with mmpt", "mmpt recipes")
