@@ -104,6 +104,7 @@ def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     export.add_argument("--out", required=True, metavar="DIR", help="a folder that is not there yet")
     export.add_argument("--modality", metavar="M", help="one stream alone; needed where the library takes no more")
     export.add_argument("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")
+    export.add_argument("--licence", metavar="ID", help="of the weights, for the model card, such as cc-by-4.0")
     export.set_defaults(run=run_export)
 
 
@@ -112,7 +113,12 @@ def run_export(arguments: argparse.Namespace) -> int:
     from mmpt.export.command import export
 
     certificate = export(
-        arguments.run_folder, arguments.out, to=arguments.to, modality=arguments.modality, step=arguments.step
+        arguments.run_folder,
+        arguments.out,
+        to=arguments.to,
+        modality=arguments.modality,
+        step=arguments.step,
+        licence=arguments.licence,
     )
     console_for_tables().print(
         f"{arguments.out}: latents differ by at most {certificate['largest_difference']:.2g}", markup=False

@@ -8,9 +8,11 @@ from typing import Any
 from mmpt.build import count_parameters
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder
+from mmpt.downstream.result import ENDINGS, SCORE_NAMES
 from mmpt.training.ledger import read_lines
 
 LIBRARY = {"safetensors": "mmpt"}
+TASK, RESULT = "task.json", "result.json"  # as mmpt.finetune.saved writes them
 LIMITS = """\
 - Features of a self-supervised encoder; it has no output that means anything by itself.
 - It knows what its training data showed. Check it on your own data, with groups (patients, speakers) kept apart.
@@ -19,19 +21,26 @@ LIMITS = """\
 
 
 def write_card(
-    folder: Path, name: str, encoder: Encoder, run: Path, certificate: Mapping[str, Any], use: str, inputs: str = ""
+    folder: Path,
+    name: str,
+    encoder: Encoder,
+    run: Path,
+    certificate: Mapping[str, Any],
+    use: str,
+    inputs: str = "",
+    licence: str | None = None,
 ) -> None:
-    """README.md; the licence is that of the data, which the card can't know and says so."""
+    """README.md; a licence that nobody gives is told to be missing: it follows from the data's, which has none here."""
     streams = list(certificate["differences"])
     text = f"""---
 library_name: {LIBRARY.get(certificate["to"], certificate["to"])}
 pipeline_tag: feature-extraction
-tags: [{", ".join(["mmpt", "masked-modelling", *streams])}]
+tags: [{", ".join(["mmpt", "masked-modelling", *streams])}]{f"{chr(10)}license: {licence}" if licence else ""}
 ---
 
 # {name}
 
-{_came(encoder)}
+{_came(encoder, run)}
 
     {use.format(folder=name)}
 
@@ -42,13 +51,13 @@ Exported to {certificate["to"]}; latents differ from the original's by at most {
 
 {_data(encoder, streams)}
 
-The licence of weights follows that of the data and of whoever trained them; none is given here.
+{_licence(licence)}
 
 ## Training
 
 {_losses(run, streams)}
 
-## Scores of frozen features
+{_section("Scores of the task", _task_scores(run))}## Scores of frozen features
 
 {_listed(_probes(run, streams), "none was made with `mmpt probe`")}
 
@@ -63,10 +72,33 @@ The licence of weights follows that of the data and of whoever trained them; non
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _came(encoder: Encoder) -> str:
+def _came(encoder: Encoder, run: Path) -> str:
     if encoder.origin is not None:
         return f"The encoder of {encoder.origin.source}, a {encoder.origin.kind}, as mmpt loaded it."
-    return f"An encoder pretrained by masked modelling with mmpt, {encoder.step} steps."
+    if (run / TASK).exists():
+        task = json.loads((run / TASK).read_text(encoding="utf-8"))
+        name, label = task["type"].rpartition(".")[2], task["settings"].get("label")
+        return f"An encoder fine-tuned with mmpt by a {name}{f' of `{label}`' if label else ''}; its head is left out."
+    return f"An encoder pretrained with mmpt, {encoder.step} steps."
+
+
+def _licence(licence: str | None) -> str:
+    given = f"These weights are given under {licence}" if licence else "None is given here (`--licence` names one)"
+    return f"The licence of weights follows that of the data and of whoever trained them. {given}."
+
+
+def _task_scores(run: Path) -> str:
+    """Of a fine-tuned run: each metric beside the score of one who never looks at a sample."""
+    file = run / RESULT
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    lines = []
+    for purpose, scores, trivial in (("validation", "metrics", "trivial"), ("test", "test", "trivial_test")):
+        for name, score in found[scores].items():
+            told = f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+            lines.append(f"- {name}, {purpose}: {told}; a guess has {found[trivial][name]:.3f}")
+    return "\n".join([*lines, ""])
 
 
 def _section(title: str, text: str) -> str:
@@ -118,7 +150,7 @@ def _probes(run: Path, streams: Sequence[str]) -> list[str]:
         if not set(found["streams"]) <= set(streams) or found.get("kind", "linear") != "linear":
             continue
         for row in found["rows"]:
-            score = row["linear"]
-            told = f"accuracy {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+            score = row["linear" + ENDINGS[found["score"]]]
+            told = f"{SCORE_NAMES[found['score']]} {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
             lines.append(f"- {found['label']} of {Path(found['data']).name}, {row['name']}: {told}")
     return lines

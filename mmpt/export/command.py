@@ -52,6 +52,7 @@ def export(
     modality: str | None = None,
     step: int | None = None,
     tolerance: float = TOLERANCE,
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """Write the encoder of a run in another library's form, and prove it; returns the certificate.
 
@@ -68,6 +69,7 @@ def export(
             `onnx` take all.
         step: of the checkpoint; the newest by default.
         tolerance: largest absolute difference of latents.
+        licence: of the weights, for the model card: an identifier such as `cc-by-4.0`.
 
     Raises:
         ConfigError: what the library has no model for, or a difference above the tolerance; nothing is left behind.
@@ -90,7 +92,7 @@ def export(
                 "allows; nothing was written"
             )
         (staged / CERTIFICATE).write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
-        write_card(staged, out.name, encoder, run, certificate, written.use, written.inputs)
+        write_card(staged, out.name, encoder, run, certificate, written.use, written.inputs, licence)
         staged.rename(out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -17,8 +17,9 @@ from mmpt.errors import ConfigError
 from mmpt.export import command
 from mmpt.export.fixtures import TEXTS, fixtures_of
 from mmpt.export.one_stream import one_stream
+from mmpt.finetune import Classifier
 from mmpt.trunk import Trunk
-from tests.downstream.walks import make_run, walk
+from tests.downstream.walks import make_run, prose, walk
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,20 @@ def test_what_can_not_be_exported_is_refused_and_leaves_nothing(run, tmp_path, a
 def test_a_folder_that_is_there_is_left_alone(run, text):
     with pytest.raises(ConfigError, match="is there already; choose another folder"):
         command.export(run, text[0], to="safetensors")
+
+
+def test_the_card_of_a_fitted_task_has_its_scores_beside_a_guess_and_the_licence(run, tmp_path):
+    def labelled(numbers):
+        return [{"text": prose(n % 2, n), "label": ("hill", "sea")[n % 2], "group": str(n)} for n in numbers]
+
+    task = Classifier(mmpt.load(run), label="label", inputs=["text"])
+    result = task.fit(labelled(range(12)), labelled(range(12, 20)), epochs=1, out=tmp_path / "fitted")
+    out = tmp_path / "out"
+    command.export(tmp_path / "fitted", out, to="safetensors", licence="cc-by-4.0")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\nlicense: cc-by-4.0\n---" in card
+    assert "given under cc-by-4.0." in card
+    assert "fine-tuned with mmpt by a Classifier of `label`; its head is left out" in card
+    assert f"- accuracy, validation: {result.metrics['accuracy'].value:.3f} (" in card
+    assert f"a guess has {result.trivial['accuracy']:.3f}" in card
+    assert "steps." not in card
