@@ -47,9 +47,13 @@ def add_evaluation_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
         "diagnose",
         "effective rank, over-smoothing, anisotropy, outliers, codes and experts of a run's latents, block by block",
         "mmpt diagnose runs/five\n  mmpt diagnose runs/five shards/ecg --split test --untrained",
-        "Samples are hidden as in training. What every figure means stands below the tables, and in report.html.\n",
+        "Samples of a masked prediction run are hidden as in training; of all else (other objectives, fitted tasks,\n"
+        "exports, other libraries' folders) complete rows are looked at. What every figure means stands below the\n"
+        "tables, and in report.html.\n",
     )
-    diagnose.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
+    diagnose.add_argument(
+        "run_folder", metavar="RUN", help="run folder, a fitted task, an export, or another library's folder"
+    )
     diagnose.add_argument("data", metavar="DATA", nargs="?", help="data set (default: the run's own sources)")
     diagnose.add_argument("--streams", metavar="A,B", help="of DATA (default: all that the run knows)")
     diagnose.add_argument("--split", help="of the data (default: validation, test or train, the first that there is)")

@@ -41,6 +41,10 @@ class StreamSeen:
     logits: list[Float[Tensor, "M P"]] = field(default_factory=list)
     scored: int = 0
 
+    def of(self, group: str, layer: int) -> Moments:
+        """Sums of no tokens where the group has none."""
+        return self.moments.get((group, layer)) or Moments(len(self.moments["complete", layer].total))
+
 
 @dataclass
 class Collected:
@@ -51,15 +55,19 @@ class Collected:
 
 
 @torch.no_grad()
-def collect(backbone: Backbone, objective: MaskedPrediction, batches: Iterable[Batch], progress: float) -> Collected:
-    """Over all batches; the model is in eval mode, and nothing of it changes."""
+def collect(
+    backbone: Backbone, objective: MaskedPrediction | None, batches: Iterable[Batch], progress: float
+) -> Collected:
+    """Over all batches; the model is in eval mode, and nothing of it changes. Without objective nothing is hidden."""
     streams: dict[str, StreamSeen] = defaultdict(StreamSeen)
     found = Collected(streams)
     layers = range(1, backbone.trunk.depth + 1)
     for batch in batches:
-        output = _complete(backbone, batch, layers, streams)
+        output = _complete(backbone, batch, layers, streams, keep=objective is None)
         for layer, routing in output.routings.items():
             found.loads[layer] = found.loads.get(layer, 0.0) + routing.chosen.cpu().double()
+        if objective is None:
+            continue
         hidden = objective.hide(batch, progress)
         hidden = {name: first_mask(hidden[name], len(batch.uid)) for name in batch.streams}
         corruptions = {name: objective.part(name).corruption for name in batch.streams}
@@ -72,7 +80,9 @@ def collect(backbone: Backbone, objective: MaskedPrediction, batches: Iterable[B
     return found
 
 
-def _complete(backbone: Backbone, batch: Batch, layers: range, streams: Mapping[str, StreamSeen]) -> TrunkOutput:
+def _complete(
+    backbone: Backbone, batch: Batch, layers: range, streams: Mapping[str, StreamSeen], *, keep: bool
+) -> TrunkOutput:
     """Rows of which nothing is hidden: what downstream work sees."""
     embedded = backbone.embed(batch)
     shown = {name: replace(tokens, tokens.x) for name, tokens in embedded.items()}
@@ -84,7 +94,7 @@ def _complete(backbone: Backbone, batch: Batch, layers: range, streams: Mapping[
         for name, own in zip(sizes, x.split(list(sizes.values()), dim=1), strict=True):
             content, seen = batch.streams[name], streams[name]
             chosen, place = (content.valid & content.observed).cpu(), content.place.cpu()
-            _add(seen, "complete", layer, own, chosen, place, keep=layer == layers[-1])
+            _add(seen, "complete", layer, own, chosen, place, keep=keep or layer == layers[-1])
             total, rows = row_cosines(own, chosen)
             before = seen.alike.get(layer, (0.0, 0))
             seen.alike[layer] = before[0] + total, before[1] + rows

@@ -10,14 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmpt.build import build_model
 from mmpt.config import component
 from mmpt.data.layouts import Layout
 from mmpt.data.manifest import load_manifest
 from mmpt.data.source import Source, SourceSettings, row_draw
-from mmpt.downstream.encoder import find_checkpoint
 from mmpt.downstream.fields import check_fields
-from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import DataError
 from mmpt.evaluation.collect import GROUPS, Codes, Collected, StreamSeen, collect, output_matrix
 from mmpt.evaluation.diagnosis import (
@@ -38,9 +35,10 @@ from mmpt.evaluation.spectrum import (
     outlier_dimensions,
     singular_values,
 )
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
+from mmpt.evaluation.subject import Subject, subject_of
+from mmpt.foreign.donor import ELSEWHERE
+from mmpt.objectives.masked_prediction import StreamObjective
 from mmpt.tokens import Batch
-from mmpt.training.run import load_recipe
 
 SPLITS = ("validation", "test", "train")  # the first that there is
 SAMPLES = 256
@@ -65,7 +63,8 @@ def diagnose(
     `RUN/diagnosis[-DATA][-untrained].json`.
 
     Args:
-        run: a run of masked prediction.
+        run: a run of pretraining, a fitted task, an export or another library's folder. Hidden tokens, codes and
+            output are figures of a masked prediction run alone; all others have those of complete rows.
         data: a data set; None: the run's own sources.
         streams: to look at, in one sequence; by default all of the run's that `data` has. For `data` only.
         split: of the data set; by default validation, test or train, the first that there is.
@@ -76,34 +75,29 @@ def diagnose(
 
     Raises:
         CheckpointError: no run folder, or no checkpoint.
-        DataError: data or streams that don't fit, or an objective that hides nothing.
+        DataError: data or streams that don't fit, or no data for a model of another library.
     """
     run = Path(run)
-    load_recipe(run)
-    if not untrained:
-        find_checkpoint(run, step)
-    pretrained = load_pretrained(run, step=step)
-    if untrained:
-        fresh = build_model(pretrained.recipe, pretrained.modalities).requires_grad_(False).eval()
-        pretrained = pretrained._replace(model=fresh, step=None)
-    objective = pretrained.model.objective
-    if not isinstance(objective, MaskedPrediction):
-        raise DataError(f"{run}: objective '{pretrained.recipe.objective.name}' hides nothing that could be looked at")
-    opened = _opened(pretrained, None if data is None else Path(data), streams, split)
+    subject = subject_of(run, step, untrained=untrained)
+    opened = _opened(subject, None if data is None else Path(data), streams, split)
     chosen = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    pretrained.model.to(chosen)
-    reading = Reading(opened, samples, pretrained.recipe.training.seed, torch.device(chosen))
-    progress = (pretrained.step or 0) / pretrained.recipe.training.steps
-    found = collect(pretrained.model.backbone, objective, reading.batches(), progress)
-    made = tuple(_stream(name, own, objective.part(name)) for name, own in found.streams.items())
+    subject.backbone.to(chosen)
+    if subject.objective is not None:
+        subject.objective.to(chosen)
+    reading = Reading(opened, samples, subject.recipe.training.seed, torch.device(chosen))
+    progress = (subject.step or 0) / subject.recipe.training.steps
+    found = collect(subject.backbone, subject.objective, reading.batches(), progress)
+    hiding = subject.objective
+    made = tuple(_stream(name, own, hiding and hiding.part(name)) for name, own in found.streams.items())
     result = Diagnosis(
         run=str(run),
-        step=pretrained.step,
+        step=None if untrained else subject.step or 0,
         samples=reading.counts,
         splits={own.source.name: own.split for own in opened},
         streams=made,
-        experts=_experts(found, list(pretrained.modalities)),
+        experts=_experts(found, list(subject.modalities)),
         notes=tuple(reading.notes),
+        hidden=subject.objective is not None,
     )
     result.write(run, "" if data is None else Path(data).resolve().name)
     return result
@@ -119,29 +113,29 @@ class Opened(NamedTuple):
     split: str
 
 
-def _opened(
-    pretrained: Pretrained, data: Path | None, streams: Sequence[str] | None, split: str | None
-) -> list[Opened]:
-    recipe, modalities = pretrained.recipe, pretrained.modalities
+def _opened(subject: Subject, data: Path | None, streams: Sequence[str] | None, split: str | None) -> list[Opened]:
+    recipe, modalities = subject.recipe, subject.modalities
     if data is None:
-        return [_open(pretrained, *own, split) for own in recipe.data.sources.items()]
+        if recipe.data.sources.keys() == {ELSEWHERE}:
+            raise DataError("a model of another library has no data of its own to look at; name a data set")
+        return [_open(subject, *own, split) for own in recipe.data.sources.items()]
     manifest = load_manifest(data)
     used = tuple(streams or (name for name in modalities if name in manifest.fields))
     if not used:
         theirs, ours = ", ".join(manifest.fields), ", ".join(modalities)
         raise DataError(f"{manifest.folder}: has the fields {theirs}, and none of the run's streams {ours}")
     check_fields("the run", modalities, manifest, used)
-    return [_open(pretrained, data.resolve().name, SourceSettings(shards=data, streams=used), split)]
+    return [_open(subject, data.resolve().name, SourceSettings(shards=data, streams=used), split)]
 
 
-def _open(pretrained: Pretrained, name: str, settings: SourceSettings, split: str | None) -> Opened:
+def _open(subject: Subject, name: str, settings: SourceSettings, split: str | None) -> Opened:
     """One sample a row, every half with its own other half; raises DataError where no split has any."""
     problem = DataError(f"{settings.shards}: no split")
     for own in (split,) if split else SPLITS:
         plain = dataclasses.replace(settings, split=own, layout=component(Layout, "samples"), negatives=None)
-        number = list(pretrained.recipe.data.sources).index(name) if name in pretrained.recipe.data.sources else 0
+        number = list(subject.recipe.data.sources).index(name) if name in subject.recipe.data.sources else 0
         try:
-            return Opened(Source(name, number, plain, pretrained.modalities, pretrained.recipe.training.seed), own)
+            return Opened(Source(name, number, plain, subject.modalities, subject.recipe.training.seed), own)
         except DataError as error:
             problem = error
     raise problem
@@ -176,10 +170,12 @@ class Reading:
 # ---- figures
 
 
-def _stream(name: str, seen: StreamSeen, part: StreamObjective) -> StreamDiagnosis:
+def _stream(name: str, seen: StreamSeen, part: StreamObjective | None) -> StreamDiagnosis:
     depth = max(layer for _, layer in seen.moments)
-    last = seen.moments["complete", depth]
-    blocks = tuple(_block(seen, layer, depth, drops=part.corruption.drops) for layer in range(1, depth + 1))
+    last = seen.of("complete", depth)
+    drops = part is not None and part.corruption.drops
+    which = "complete" if part is None else "real" if drops else "masked"
+    blocks = tuple(_block(seen, layer, depth, which) for layer in range(1, depth + 1))
     found = [
         Outlier(int(dim), z, times, last.with_place(int(dim)))
         for dim, z in blocks[-1].outliers.items()
@@ -193,22 +189,22 @@ def _stream(name: str, seen: StreamSeen, part: StreamObjective) -> StreamDiagnos
     return StreamDiagnosis(
         stream=name,
         width=len(last.total),
-        tokens={group: seen.moments[group, depth].count for group in GROUPS},
-        dropped=part.corruption.drops,
+        tokens={group: seen.of(group, depth).count for group in GROUPS},
+        dropped=drops,
         blocks=blocks,
         outliers=tuple(found),
         anisotropy_without=without,
         codes=tuple(_codes(own) for own in seen.codes),
-        output=_output(seen, part),
+        output=_output(seen, part) if part else None,
     )
 
 
-def _block(seen: StreamSeen, layer: int, depth: int, *, drops: bool) -> BlockDiagnosis:
-    own = {group: seen.moments[group, layer] for group in GROUPS}
+def _block(seen: StreamSeen, layer: int, depth: int, which: str) -> BlockDiagnosis:
+    """`which` tokens a linear map is looked for on."""
+    own = {group: seen.of(group, layer) for group in GROUPS}
     values = {group: moments.values if moments.count else None for group, moments in own.items()}
     total, rows = seen.alike[layer]
-    which = "real" if drops else "masked"
-    shortcut = linear_shortcut(own[which].kept, seen.moments[which, depth].kept)
+    shortcut = linear_shortcut(own[which].kept, seen.of(which, depth).kept)
     return BlockDiagnosis(
         block=layer,
         effective_rank={group: None if v is None else effective_rank(v) for group, v in values.items()},

@@ -164,7 +164,7 @@ class ExpertsDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All of it; `samples` by data set, `step` None for an untrained model."""
+    """All of it; `samples` by data set, `step` None for an untrained model, `hidden` whether tokens were hidden."""
 
     run: str
     step: int | None
@@ -173,6 +173,7 @@ class Diagnosis:
     streams: tuple[StreamDiagnosis, ...]
     experts: tuple[ExpertsDiagnosis, ...]
     notes: tuple[str, ...]
+    hidden: bool = True
 
     def stream(self, name: str) -> StreamDiagnosis:
         """Of this name."""
@@ -197,12 +198,14 @@ class Diagnosis:
     def looked(self) -> str:
         """In one sentence."""
         what = ", ".join(f"{count} samples of {name} ({self.splits[name]})" for name, count in self.samples.items())
-        which = "the untrained model" if self.step is None else f"step {self.step}"
-        return f"{which} over {what}, hidden as in the first epoch of training"
+        which = (
+            "the untrained model" if self.step is None else f"step {self.step}" if self.step else "the given weights"
+        )
+        return f"{which} over {what}, {'hidden as in the first epoch of training' if self.hidden else 'nothing hidden'}"
 
     def meanings(self) -> dict[str, str]:
         """Of the figures that there are."""
-        absent = set()
+        absent = set() if self.hidden else {"masked outside"}
         if not any(own.codes for own in self.streams):
             absent.add("codes")
         if not any(own.output for own in self.streams):

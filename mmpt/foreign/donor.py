@@ -24,6 +24,7 @@ from mmpt.settings import DataSettings, OptimizerSettings, Recipe, TrainingSetti
 from mmpt.trunk import Trunk
 
 PREFIX = "backbone."
+ELSEWHERE = "elsewhere"  # the source of a model whose data nobody knows
 CHANGEABLE = ("size", "max_length", "max_seconds")
 STREAM = "backbone.trunk.stream_embedding.weight"
 OBJECTIVES = {  # how such a stream is usually pretrained; only a recipe that is written down needs it
@@ -178,7 +179,7 @@ def _recipe(path: Path, family: Family, facts: Facts) -> Recipe:
         streams={stream: component(Modality, stream, **family.stream(facts))},
         trunk=component(Trunk, "transformer", **family.trunk()),
         objective=component(Objective, objective["type"], streams=objective["streams"]),
-        data=DataSettings(sources={"elsewhere": SourceSettings(shards=path, streams=(stream,))}, batch_size=1),
+        data=DataSettings(sources={ELSEWHERE: SourceSettings(shards=path, streams=(stream,))}, batch_size=1),
         training=TrainingSettings(steps=1, optimizer=OptimizerSettings(learning_rate=1e-4)),
     )
 

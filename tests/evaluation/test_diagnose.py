@@ -6,13 +6,17 @@ import shutil
 import pytest
 import torch
 
+from mmpt import load
 from mmpt.cli import main
-from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import CheckpointError, DataError
 from mmpt.evaluation.collect import collect
 from mmpt.evaluation.diagnose import Reading, _opened, diagnose
 from mmpt.evaluation.diagnosis import MEANINGS
+from mmpt.evaluation.subject import subject_of
+from mmpt.export.command import export
+from mmpt.finetune import Classifier
 from mmpt.report.diagnoses import diagnoses_section
+from tests.downstream.walks import prose
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +143,15 @@ def test_a_diagnosis_changes_nothing_and_is_the_same_again(found, clinic_run):
 
 def test_batches_are_cut_as_one_likes(walks_run):
     """Rows by two or all at once: sums are of the same tokens."""
-    pretrained = load_pretrained(walks_run)
+    subject = subject_of(walks_run, None, untrained=False)
     ranks = []
     for samples in (24, 24):
-        opened = _opened(pretrained, None, None, None)
+        opened = _opened(subject, None, None, None)
         reading = Reading(opened, samples, 0, torch.device("cpu"))
         batches = list(reading.batches())
         if ranks:
             batches = [batch for whole in batches for batch in halves(whole)]
-        made = collect(pretrained.model.backbone, pretrained.model.objective, batches, 1.0)
+        made = collect(subject.backbone, subject.objective, batches, 1.0)
         ranks.append(made.streams["text"].moments["complete", 2].values)
     assert torch.allclose(*ranks, atol=1e-4)
 
@@ -181,6 +185,29 @@ def test_the_command_prints_and_writes_and_the_report_shows(found, clinic_run, c
     html = diagnoses_section(clinic_run)
     for words in ("effective rank, masked", "dead experts", "Shi et al. 2022", "codes:", "alike in a row"):
         assert words in html, words
+
+
+def test_what_hides_nothing_has_the_figures_of_complete_rows(walks_run, walks, of_walks, tmp_path):
+    """A fitted task (its own pool and head), an export and another library's folder."""
+    task = Classifier(load(walks_run), label="labels", inputs=["text"])
+    rows = [{"text": prose(n % 2, n), "labels": ("hill", "sea")[n % 2], "group": str(n)} for n in range(16)]
+    task.fit(rows[:8], rows[8:], epochs=1, strategy="linear_probe", out=tmp_path / "fitted")
+    export(walks_run, tmp_path / "whole", to="safetensors")
+    export(walks_run, tmp_path / "picture", to="transformers", modality="image")
+    for folder, data in (("fitted", None), ("whole", None), ("picture", walks)):
+        found = diagnose(tmp_path / folder, data, split="train", samples=24, device="cpu")
+        own = found.stream("image")
+        assert (found.hidden, own.tokens["real"], own.tokens["masked"]) == (False, 0, 0)
+        for block, wanted in zip(own.blocks, of_walks.stream("image").blocks, strict=True):
+            assert block.effective_rank["masked"] is None
+            assert block.shortcut is not None
+            if data is None:  # the same rows, pictures and texts in one sequence
+                assert block.effective_rank["complete"] == pytest.approx(wanted.effective_rank["complete"], rel=1e-4)
+                assert block.anisotropy == pytest.approx(wanted.anisotropy, abs=1e-4)
+        assert "nothing hidden" in found.looked()
+        assert diagnoses_section(tmp_path / folder)
+    with pytest.raises(DataError, match="no data of its own to look at; name a data set"):
+        diagnose(tmp_path / "picture")
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"step": 1, "samples": {}}'])
