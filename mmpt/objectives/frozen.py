@@ -28,13 +28,9 @@ class FrozenRun(nn.Module, ABC):
     its folder again. The program does both before training begins (`mmpt.training.frozen_runs`); what only inspects a
     run does without it.
 
-    `begins` says that the backbone which is trained begins as a copy of it.
-
     Args:
         run: its folder.
     """
-
-    begins = False
 
     def __init__(self, run: Path) -> None:
         super().__init__()

@@ -32,14 +32,13 @@ class MaskedTeacher(FrozenRun):
     """The backbone as the run left it, without its last blocks but with its last norm.
 
     Args:
-        run: its folder. name: of the stream. modality: that the student has. skip_blocks: how many it goes without.
+        run: its folder. name: of the stream. modality: that the student has. width: of the student's trunk.
+        skip_blocks: how many it goes without.
     """
 
-    begins = True
-
-    def __init__(self, run: Path, name: str, modality: Modality, skip_blocks: int) -> None:
+    def __init__(self, run: Path, name: str, modality: Modality, width: int, skip_blocks: int) -> None:
         super().__init__(run)
-        self.name, self.modality, self.skip_blocks = name, modality, skip_blocks
+        self.name, self.modality, self.width, self.skip_blocks = name, modality, width, skip_blocks
 
     def accept(self, modalities: Mapping[str, Modality], model: MaskedModel) -> None:
         """Its one stream cuts samples as the student's does."""
@@ -53,6 +52,11 @@ class MaskedTeacher(FrozenRun):
                 f"{len(tables[0])}; use the same stream"
             )
         trunk = cast("Transformer", model.backbone.trunk)
+        if trunk.width != self.width or trunk.depth <= self.skip_blocks:
+            raise ConfigError(
+                f"{self.run}: expected a trunk of width {self.width} and more than {self.skip_blocks} blocks, got width "
+                f"{trunk.width} and depth {trunk.depth}; give the recipe that run's `trunk`"
+            )
         trunk.blocks = trunk.blocks[: trunk.depth - self.skip_blocks]
         trunk.depth -= self.skip_blocks
 
@@ -74,8 +78,9 @@ def neutralised(encoder: Encoder, content: Content, hidden: Bool[Tensor, "B N"])
 class MaskEmbed(Objective, Measures):
     """From embeddings of the complete row, some of them taken away, to what a frozen teacher makes of the row without.
 
-    The backbone begins as a copy of the teacher's. What a teacher says of an input without patch i can then only be
-    found if all that is known of patch i stands at token i.
+    What a teacher says of an input without patch i can only be found if all that is known of patch i stands at token i.
+    The recipe's `init_from` is to name the teacher's run, so that the student begins as a copy of its backbone; without
+    it the student begins with fresh weights.
 
     Args:
         run: the finished run whose backbone is the teacher; of the same one stream and the same trunk.
@@ -118,7 +123,7 @@ class MaskEmbed(Objective, Measures):
             raise ConfigError(f"masks, depth: expected at least 1, got {masks} and {depth}")
         self.masks, self.views = masks, 2 * masks + 1
         self.masking = Masking(modality, masking)
-        self.teacher = MaskedTeacher(run, self.name, modality, skip_blocks)
+        self.teacher = MaskedTeacher(run, self.name, modality, trunk.width, skip_blocks)
         places = len(encoder.place_table(8))
         self.decoder = MaskDecoder(trunk.width, places, depth=depth, heads=heads, eps=EPS, layer_scale=layer_scale)
         self.register_buffer("scale", torch.ones(()))

@@ -1,15 +1,12 @@
 """Finished runs whose models a recipe's objective looks at: found, checked and loaded before training begins."""
 
 import json
-from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 
-from torch import Tensor
-
 from mmpt.build import build_modalities, build_model, load_facts, load_weights
 from mmpt.data.batches import MicroBatches, Share
-from mmpt.errors import CheckpointError, ConfigError, MmptError
+from mmpt.errors import ConfigError, MmptError
 from mmpt.model import MaskedModel
 from mmpt.objectives.frozen import FrozenRun, Measures
 from mmpt.training import checkpoint
@@ -22,12 +19,12 @@ def load_frozen(model: MaskedModel) -> None:
     """All that the model asks for; raises ConfigError for a run that is not finished, or of no use here."""
     for part in [part for part in model.modules() if isinstance(part, FrozenRun)]:
         try:
-            _load(part, model)
+            _load(part)
         except MmptError as error:
             raise ConfigError(f"objective: the run it looks at can't be used: {error}") from error
 
 
-def _load(part: FrozenRun, model: MaskedModel) -> None:
+def _load(part: FrozenRun) -> None:
     recipe = load_recipe(part.run)
     last = part.run / "checkpoints" / f"step-{recipe.training.steps:09d}"
     if not last.exists():
@@ -38,24 +35,7 @@ def _load(part: FrozenRun, model: MaskedModel) -> None:
     saved = checkpoint.load(last, moments=False)
     other = build_model(recipe, modalities)
     load_weights(other, saved.weights)
-    if part.begins:
-        _begin(part.run, model, saved.weights)
     part.hold(modalities, other, _fingerprint(last))
-
-
-def _begin(run: Path, model: MaskedModel, weights: Mapping[str, Tensor]) -> None:
-    """Where the run goes on instead, its own checkpoint comes over this."""
-    try:
-        load_weights(model.backbone, weights, prefix="backbone.")
-        own = {f"backbone.{name}" for name in model.backbone.state_dict()}
-        more = [name for name in weights if name.startswith("backbone.") and name not in own]
-        if more:
-            raise CheckpointError(f"the model has no weights '{more[0]}'")
-    except CheckpointError as error:
-        raise ConfigError(
-            f"{run}: the backbone begins as a copy of this run's, so the recipe's `streams` and `trunk` have to be "
-            f"those of {run / 'recipe.yaml'}, and they differ: {error}"
-        ) from error
 
 
 def measure(model: MaskedModel, batches: MicroBatches) -> None:

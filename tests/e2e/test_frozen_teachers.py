@@ -64,7 +64,7 @@ METHODS = {
         + PIXELS.partition("streams:")[2].rstrip(),
     ),
     "mto": (WORDS, IDS.strip().replace("streams:", "mask_tokens: {singularity: 0.5}\n  streams:", 1)),
-    "maskembed": (PICTURES, "type: maskembed\n  run: FOLDER/pixels\n  heads: 2"),
+    "maskembed": ("init_from: FOLDER/pixels" + PICTURES, "type: maskembed\n  run: FOLDER/pixels\n  heads: 2"),
 }
 STAGES = [("vilta", 0), ("vilta", 3), ("filled", 1), ("filled", 2), ("mto", 2), ("maskembed", 1), ("maskembed", 3)]
 TEACHERS = {"pixels": (PICTURES, PIXELS.strip()), "words": (WORDS, IDS.strip())}
