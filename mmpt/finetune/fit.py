@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from mmpt.finetune.tasks import Task
 from mmpt.training import engine
 from mmpt.training.engine import World
 from mmpt.training.progress import quiet
+
+MARK = "fit.json"  # of a folder: which fit it holds
 
 
 def fit(
@@ -50,7 +54,9 @@ def fit(
     examples = find_examples(task, train, validation, test)
     notes = check_groups(examples, allowed=allow_shared_groups)
     parts = parts_of(task, examples, notes)
+    made = False
     if out is not None:
+        made = not (out / MARK).exists()
         _same_fit(out, task, strategy, settings, parts)
         if (out / RESULT).exists():
             return load_result(out)
@@ -58,12 +64,28 @@ def fit(
         log = (out or Path(scratch)) / "log.txt"
         with quiet(log, speaks=console is not None and engine.place()[0] == 0) as terminal:
             world = engine.start(0)
-            loop = Loop(task, how, parts, settings, metric, world, out, terminal if _on_stdout(console) else console)
+            with _unmade_if_refused(out if made and world.rank == 0 else None):
+                loop = Loop(
+                    task, how, parts, settings, metric, world, out, terminal if _on_stdout(console) else console
+                )
             loop.go()
             result = loop.result(strategy.name, tuple(notes))
             if out is not None:
                 _publish(result, out, world)
     return result
+
+
+@contextmanager
+def _unmade_if_refused(out: Path | None) -> Iterator[None]:
+    """No folder is left of a fit that can't begin."""
+    try:
+        yield
+    except ConfigError:
+        for name in (MARK, "log.txt") if out is not None else ():
+            (out / name).unlink(missing_ok=True)
+        if out is not None and not any(out.iterdir()):
+            out.rmdir()
+        raise
 
 
 def _publish(result: FitResult, out: Path, world: World) -> None:
@@ -102,7 +124,7 @@ def _same_fit(
         "settings": asdict(settings),
         "samples": {purpose: [part.examples.where, len(part.known)] for purpose, part in parts.items()},
     }
-    text, file = json.dumps(now, indent=1, sort_keys=True, default=str), out / "fit.json"
+    text, file = json.dumps(now, indent=1, sort_keys=True, default=str), out / MARK
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, value in json.loads(text).items():

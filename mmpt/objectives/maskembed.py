@@ -54,8 +54,8 @@ class MaskedTeacher(FrozenRun):
         trunk = cast("Transformer", model.backbone.trunk)
         if trunk.width != self.width or trunk.depth <= self.skip_blocks:
             raise ConfigError(
-                f"{self.run}: expected a trunk of width {self.width} and more than {self.skip_blocks} blocks, got width "
-                f"{trunk.width} and depth {trunk.depth}; give the recipe that run's `trunk`"
+                f"{self.run}: expected a trunk of width {self.width} and more than {self.skip_blocks} blocks, got "
+                f"width {trunk.width} and depth {trunk.depth}; give the recipe that run's `trunk`"
             )
         trunk.blocks = trunk.blocks[: trunk.depth - self.skip_blocks]
         trunk.depth -= self.skip_blocks

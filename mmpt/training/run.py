@@ -53,7 +53,7 @@ def prepare(
     if file.exists() and checkpoint.steps_in(run / "checkpoints"):
         _same_recipe(run, dump_yaml(load_recipe(run)), text)  # read anew: a setting that is new since is its default
         _same_data(run, json.loads((run / "data.json").read_text(encoding="utf-8")), fingerprints)
-        _same_frozen(run, dict(frozen))
+        same_frozen(run, frozen, "use another --out")
         return
     if not file.exists() and run.exists() and any(not path.name.startswith("log") for path in run.iterdir()):
         raise ConfigError(f"{run}: is not empty and not a run of mmpt; choose another --out")
@@ -91,13 +91,13 @@ def _same_data(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
         )
 
 
-def _same_frozen(run: Path, now: dict[str, str]) -> None:
+def same_frozen(run: Path, now: Mapping[str, str], otherwise: str) -> None:
+    """Other runs, by folder, have the weights that this one looked at; ConfigError says what to do `otherwise`."""
     before = json.loads((run / FROZEN).read_text(encoding="utf-8")) if now else {}
     changed = [other for other in now if before.get(other) != now[other]]
     if changed:
         raise ConfigError(
-            f"{run}: the weights of {changed[0]} are not the ones this run began with; put those back, or use another "
-            "--out"
+            f"{run}: the weights of {changed[0]} are not the ones this run began with; put those back, or {otherwise}"
         )
 
 

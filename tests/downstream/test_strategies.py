@@ -1,10 +1,12 @@
 """Every strategy: exactly which weights move, and that plain layers are left behind which compute the same."""
 
+from shutil import rmtree
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from walks import CLASSES, walk
+from walks import CLASSES, RECIPE, make_run, walk
 
 import mmpt
 from mmpt.config import component, find_parts
@@ -15,6 +17,7 @@ from mmpt.finetune.model import plain_model
 from mmpt.finetune.rows import Rows
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.strategies.gradient_mask import largest
+from mmpt.training import checkpoint
 
 STRATEGIES = sorted(find_parts("mmpt.finetune.strategies", Strategy))
 
@@ -219,3 +222,51 @@ def test_the_auxiliary_loss_keeps_the_encoder_good_at_its_masked_loss(encoder, s
         hidden = model.hide(batch, 0.0)
         losses[name] = float(model(batch, hidden, 0.0).metrics["image/loss"][0])
     assert losses["auxiliary"] < losses["full"]
+
+
+def shake(run):
+    """The same run with other weights."""
+    last = run / "checkpoints" / "step-000000002"
+    saved = checkpoint.load(last)
+    rmtree(last)
+    weights = {name: value + 0.1 for name, value in saved.weights.items()}
+    checkpoint.commit(run / "checkpoints", saved._replace(weights=weights))
+
+
+@pytest.fixture
+def softened(tmp_path, shards):
+    """A run with soft labels, and the run that says them."""
+    teacher = make_run(tmp_path / "teacher", shards)
+    text = RECIPE.replace("token_ids}", f"token_ids, soft_labels: {{type: frozen_run, run: {teacher}}}}}")
+    return make_run(tmp_path / "softened", shards, text=text), teacher
+
+
+def classified(run, shards, **settings):
+    task = Classifier(mmpt.load(run), label="place", inputs=["text"])
+    return task.fit(shards, strategy="auxiliary", epochs=1, batch_size=64, **settings)
+
+
+def test_an_auxiliary_loss_has_the_soft_labels_of_its_run(softened, shards):
+    fitted = classified(softened[0], shards)
+    assert fitted.history[-1]["text/soft_divergence"] > 0
+    assert not any("soft" in name for name in fitted.task.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda teacher: teacher.rename(teacher.with_name("moved")),
+            "can't be used: .*teacher: there is no recipe.yaml",
+        ),
+        (shake, "weights of .*teacher are not the ones .* or use strategy 'full'"),
+    ],
+)
+def test_soft_labels_that_can_not_be_had_again_are_refused_and_nothing_is_left(
+    softened, shards, tmp_path, change, sentence
+):
+    run, teacher = softened
+    change(teacher)
+    with pytest.raises(ConfigError, match=f"'auxiliary' trains by the objective of .*softened as well: .*{sentence}"):
+        classified(run, shards, out=tmp_path / "fit")
+    assert not (tmp_path / "fit").exists()

@@ -10,6 +10,7 @@ from mmpt.build import build_modalities, build_model, build_sources, facts_of
 from mmpt.config import parse_settings
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
+from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.run import prepare
 
 SEA = ["wave", "sail", "anchor", "harbour", "salt", "tide"]
@@ -76,8 +77,9 @@ def make_run(run: Path, shards: Path, steps: tuple[int, ...] = (1, 2), text: str
     recipe = parse_settings(text.replace("SHARDS", str(shards)), [], Recipe)
     facts = facts_of(recipe)
     modalities = build_modalities(recipe.streams, facts)
-    prepare(run, recipe, facts, build_sources(recipe, modalities))
     model = build_model(recipe, modalities)
+    load_frozen(model)
+    prepare(run, recipe, facts, build_sources(recipe, modalities), fingerprints(model))
     for step in steps:
         torch.manual_seed(step)
         for parameter in model.parameters():

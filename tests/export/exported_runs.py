@@ -15,6 +15,7 @@ RECIPE = """
 streams:
   text: {type: text, max_length: 20, positions: rotary}
   image: {type: image, size: 12, patch: 4}
+  video: {type: video, size: 8, patch: 4, frames: 4, tubelet: 2, stride: 1}
   speech: {type: speech, stem: [[16, 8], [8, 8], [3, 2]], channels: 8, norm: group, kernel: 8, groups: 4}
   ecg: {type: ecg, max_seconds: 0.6, patch: 64}
   ecg_stem: {type: ecg_stem, max_seconds: 0.6, channels: 8, kernel: 8, groups: 4}
@@ -33,7 +34,7 @@ objective:
     labs: {masking: {ratio: 0.3}, corruption: replace, predictor: mlp, target: cells}
 data:
   sources:
-    clinic: {shards: shards/clinic, streams: [text, image, speech, ecg, ecg_stem, labs]}
+    clinic: {shards: shards/clinic, streams: [text, image, video, speech, ecg, ecg_stem, labs]}
   batch_size: 4
 training:
   steps: 2

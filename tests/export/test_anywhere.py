@@ -18,10 +18,13 @@ from mmpt.export.fixtures import TEXTS, fixtures_of
 from mmpt.export.onnx import to_onnx
 from mmpt.trunk.feedforward.dense import DenseFeedForward
 from tests.export.exported_runs import make_clinic
+from tests.foreign.conftest import tokenizers as tokenizers
+from tests.foreign.models import made
 
 pytestmark = pytest.mark.slow  # tracing a graph takes seconds
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-STREAMS = {"text", "image", "speech", "ecg", "ecg_stem", "labs"}
+STREAMS = {"text", "image", "video", "speech", "ecg", "ecg_stem", "labs"}
+LONG = {"conv_kernel": (80, 8, 4), "conv_stride": (40, 4, 4)}  # frames of 40 ms: the longest fixture has 15 s
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def certificate(folder):
     return json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
 
 
-def test_onnxruntime_gives_the_latents_of_six_streams_with_experts(folder):
+def test_onnxruntime_gives_the_latents_of_seven_streams_with_experts(folder):
     told = certificate(folder / "five-onnx")
     assert told["differences"].keys() == STREAMS
     assert 0 < told["largest_difference"] < 1e-5
@@ -68,6 +71,13 @@ def test_onnxruntime_gives_the_latents_of_a_stream_alone(folder):
     assert certificate(folder / "five-ecg")["largest_difference"] < 1e-5
 
 
+@pytest.mark.parametrize(("name", "changes"), [("bert", {}), ("hubert base", LONG)])
+def test_a_model_that_came_from_transformers_becomes_a_graph(unchecked, tokenizers, tmp_path, name, changes):
+    """Norms behind, and the group norm and convolutional positions of HuBERT Base."""
+    made(name, tmp_path / "came", tokenizers(name), **changes)
+    assert 0 < command.export(tmp_path / "came", tmp_path / "went", to="onnx")["largest_difference"] < 1e-5
+
+
 def test_a_graph_names_what_goes_in_and_out_and_its_card_says_what_that_is(folder):
     import onnxruntime
 
@@ -76,6 +86,7 @@ def test_a_graph_names_what_goes_in_and_out_and_its_card_says_what_that_is(folde
     assert shapes["ecg_values"] == ["rows", "ecg_tokens", 64]
     assert shapes["ecg_place"] == ["rows", "ecg_tokens"]
     assert shapes["image_valid"] == ["rows", 10]
+    assert shapes["video_valid"] == ["rows", 8]
     assert shapes["speech_latents"] == ["rows", "speech_tokens", 16]
     card = (folder / "five-onnx" / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{name}`" in card for name in shapes)

@@ -7,15 +7,16 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from mmpt.data.builders import films
 from mmpt.data.builders.files import FileRecord, file_records, joined_rows, list_files, read_file, read_table
-from mmpt.data.builders.moving import FILMS, Video, film_library, measured
+from mmpt.data.builders.moving import Video, measured
 from mmpt.data.decode import animation_frames
 from mmpt.data.shard import Part
 from mmpt.errors import DataError
 
 STILLS = (".png", ".jpg", ".jpeg", ".webp")
 MAYBE_MOVING = (".png", ".webp")
-VIDEOS = (".gif", ".apng", ".mjpeg", *STILLS, *FILMS)
+VIDEOS = (".gif", ".apng", ".mjpeg", *STILLS, *films.ENDINGS)
 NUMBERED = re.compile(r"(.*?)(\d+)$")
 
 
@@ -62,8 +63,8 @@ def clip_records(source: Path, tables: Sequence[Path], frames: int, rejected: Pa
 
 def _check_kind(name: str, numbered: bool) -> None:
     ending = PurePosixPath(name).suffix.lower()
-    if ending in FILMS and not numbered:
-        film_library()
+    if ending in films.ENDINGS and not numbered:
+        films.film_library()
     if ending in (".jpg", ".jpeg") and not numbered:
         raise DataError("a single picture; frames of a video are numbered, as in walk/0001.jpg, walk/0002.jpg ...")
 

@@ -4,18 +4,17 @@ import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
+from mmpt.data.builders import films
 from mmpt.data.builders.files import FileRecord, read_file
 from mmpt.data.decode import animation_frames, animation_times, check_frames, open_picture, repeats
 from mmpt.data.mjpeg import split_jpegs
 from mmpt.errors import DataError
 
-FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
-UNTIMED = (".mjpeg", *FILMS)
+UNTIMED = (".mjpeg", *films.ENDINGS)
 
 
 class Video(NamedTuple):
@@ -35,15 +34,6 @@ class Video(NamedTuple):
     def length(self) -> int:
         """Frames."""
         return sum(self.counts)
-
-
-def film_library() -> ModuleType:
-    """The PyAV package; raises DataError if it is not installed."""
-    try:
-        import av  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DataError("films are read by the package PyAV; install it (pip install av), or give frames") from error
-    return av
 
 
 def measured(file: FileRecord, stills: tuple[FileRecord, ...] = ()) -> Video:
@@ -74,24 +64,12 @@ def _counted(file: FileRecord) -> tuple[list[tuple[int, int]], list[int]]:
 def _stored(file: FileRecord) -> Iterator[tuple[Image.Image, float]]:
     """Every frame that a file stores, in RGB, and its milliseconds; 0 is not known."""
     ending = PurePosixPath(file.name).suffix.lower()
-    if ending in FILMS:
-        yield from ((frame, 0) for frame in _film_frames(file))
+    if ending in films.ENDINGS:
+        yield from ((frame, 0) for frame in films.film_frames(file))
     elif ending == ".mjpeg":
         yield from ((open_picture(picture)[0], 0) for picture in split_jpegs(read_file(file)))
     else:
         yield from animation_frames(read_file(file))
-
-
-def _film_frames(file: FileRecord) -> Iterator[Image.Image]:
-    av: Any = film_library()
-    # a film on disk may be larger than what is read at once
-    place = str(file.source / file.name) if file.source.is_dir() else io.BytesIO(read_file(file))
-    try:
-        with av.open(place) as film:
-            for frame in film.decode(video=0):
-                yield frame.to_image()
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DataError(f"undecodable film ({error})") from error
 
 
 class FrameReader:

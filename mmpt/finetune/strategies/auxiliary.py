@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmpt.build import load_weights
 from mmpt.downstream.encoder import Encoder, find_checkpoint
-from mmpt.errors import ConfigError
+from mmpt.errors import ConfigError, MmptError
 from mmpt.finetune.objective import Supervised
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.strategies.full import FullStrategy
@@ -17,6 +17,8 @@ from mmpt.model import Backbone, MaskedModel
 from mmpt.objectives import Hidden, Objective, Prediction, Step
 from mmpt.tokens import Batch
 from mmpt.training import checkpoint
+from mmpt.training.frozen_runs import fingerprints, load_frozen
+from mmpt.training.run import same_frozen
 
 
 class TwoLosses(Objective):
@@ -90,14 +92,22 @@ class Auxiliary(Strategy):
         self.full = FullStrategy(learning_rate=learning_rate, layer_decay=layer_decay)
 
     def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
-        """The run's objective joins the task's, with its trained weights; raises ConfigError where there is none."""
+        """The run's objective joins the task's, as it was trained; raises ConfigError where it can't be had again."""
         if encoder.run is None:
             raise ConfigError("strategy 'auxiliary' needs the run's objective, and this encoder has other columns")
         with torch.random.fork_rng(devices=[]):
             masked = encoder.recipe.objective.build(model.backbone, encoder.modalities)
-        if encoder.step is not None:
-            saved = checkpoint.load(find_checkpoint(encoder.run, encoder.step), moments=False)
-            load_weights(MaskedModel(model.backbone, masked), saved.weights)
+        whole = MaskedModel(model.backbone, masked)
+        try:
+            if encoder.step is not None:
+                saved = checkpoint.load(find_checkpoint(encoder.run, encoder.step), moments=False)
+                load_weights(whole, saved.weights)
+            load_frozen(whole)  # what its soft labels are of
+            same_frozen(encoder.run, fingerprints(whole), "use strategy 'full'")
+        except MmptError as error:
+            raise ConfigError(
+                f"strategy 'auxiliary' trains by the objective of {encoder.run} as well: {error}"
+            ) from error
         frozen = [name for name, part in model.backbone.encoders.items() if not _trains(part)]
         for name, part in masked.named_modules():
             if name.split(".")[-1] in frozen:
