@@ -127,6 +127,8 @@ def load_manifest(folder: str | Path) -> Manifest:
     if not file.exists():
         tars = len(list(folder.glob("*.tar"))) if folder.is_dir() else 0
         advice = f"run 'mmpt index {folder}' to make one for its {tars} tars" if tars else "build it with 'mmpt build'"
+        if (folder.parent / file.name).exists():
+            advice = f"{folder.parent} is a data set, and all of it is read here: name that"
         raise DataError(f"{folder}: there is no manifest.json; {advice}")
     try:
         plain = json.loads(file.read_text(encoding="utf-8"))

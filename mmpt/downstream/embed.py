@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,9 @@ from rich.progress import track
 
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.downstream.encoder import Encoder, load
+from mmpt.downstream.encoder import Encoder, load, weights_sha256
 from mmpt.downstream.fields import check_fields
+from mmpt.downstream.tables import check_table
 from mmpt.errors import DataError
 
 ROWS = 4096  # samples of a part: what a stop may cost
@@ -47,8 +49,7 @@ def embed(
     Raises:
         DataError: another ending, a file that is there, streams that don't fit, or unreadable samples.
     """
-    if out.suffix != ".parquet":
-        raise DataError(f"{out}: expected a file that ends in .parquet")
+    check_table(out, ".parquet")
     if out.exists():
         raise DataError(f"{out}: is there already; choose another name or remove it")
     encoder, manifest = load(run), load_manifest(data)
@@ -57,24 +58,38 @@ def embed(
         there = ", ".join(manifest.fields)
         raise DataError(f"{manifest.folder}: has the fields {there}, none of {', '.join(encoder.modalities)}")
     check_fields("the run", encoder.modalities, manifest, used)
-    parts = out.with_name(f".{out.name}.parts")
-    _prepare(parts, encoder, manifest, used, pool)
     has_any = np.any([manifest.column(f"{name}.offset") >= 0 for name in used], axis=0)
     rows = np.flatnonzero(has_any)
+    if not len(rows):
+        raise DataError(f"{manifest.folder}: no sample has {' or '.join(used)}")
+    parts = out.with_name(f".{out.name}.parts")
+    _prepare(parts, encoder, Path(run), manifest, used, pool)
     starts = range(0, len(rows), ROWS)
     reader = Reader(manifest, used)
     for start in track(starts, "embedding", console=console) if console and console.is_terminal else starts:
         part = parts / f"{start:012d}.parquet"
         if not part.exists():
-            _write_part(part, encoder, manifest, reader, rows[start : start + ROWS], pool)
+            with _nothing_left(parts):
+                _write_part(part, encoder, manifest, reader, rows[start : start + ROWS], pool)
     reader.close()
     _join(parts, out)
     return len(rows)
 
 
-def _prepare(parts: Path, encoder: Encoder, manifest: Manifest, used: Sequence[str], pool: str) -> None:
-    """The parts of an earlier try are kept if they are of the same run and data, and made anew if not."""
-    facts = [str(encoder.run), encoder.step, manifest.fingerprint(), list(used), pool]
+@contextmanager
+def _nothing_left(parts: Path) -> Iterator[None]:
+    """Of a try that failed before its first part; finished ones are kept, to go on with."""
+    try:
+        yield
+    except DataError:
+        if not any(parts.glob("*.parquet")):
+            shutil.rmtree(parts)
+        raise
+
+
+def _prepare(parts: Path, encoder: Encoder, run: Path, manifest: Manifest, used: Sequence[str], pool: str) -> None:
+    """The parts of an earlier try are kept if they are of the same weights and data, and made anew if not."""
+    facts = [weights_sha256(encoder, run), manifest.fingerprint(), list(used), pool]
     mark = parts / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     if not mark.exists():
         shutil.rmtree(parts, ignore_errors=True)

@@ -71,7 +71,9 @@ class ShardExamples(Examples):
         self.where = f"{manifest.folder}" + (f", split '{split}'" if split else "")
         there = [name for name in inputs if name in manifest.fields]
         if not there:
-            raise DataError(f"{manifest.folder}: has the fields {', '.join(manifest.fields)}, none of {inputs}")
+            raise DataError(
+                f"{manifest.folder}: has the fields {', '.join(manifest.fields)}, none of {', '.join(inputs)}"
+            )
         rows = np.arange(len(manifest)) if split is None else manifest.split_rows(split)
         self.there = {name: manifest.column(f"{name}.offset") >= 0 for name in there}
         has_any = np.any(list(self.there.values()), axis=0)

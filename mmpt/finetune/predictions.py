@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpt.errors import DataError
+from mmpt.downstream.tables import check_table
 from mmpt.finetune.evaluate import judged
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.saved import load
 from mmpt.finetune.tasks import RowTask
-
-ENDINGS = (".csv", ".parquet")
 
 
 def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> int:
@@ -24,8 +22,7 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     Raises:
         DataError: a file of another kind, or samples that can't be read; nothing is written then.
     """
-    if out.suffix not in ENDINGS:
-        raise DataError(f"{out}: expected a file that ends in {' or '.join(ENDINGS)}")
+    check_table(out, ".csv", ".parquet")
     task = load(task_folder)
     examples = examples_of(data, task.inputs, label=None, split="test")
     scores = judged(task, task.fitted_model(), examples, None, batch_size=64).scores
@@ -36,6 +33,7 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     names = task.facts.get("classes") or task.facts.get("names")
     if names and isinstance(task, RowTask):
         table = table.join(pd.DataFrame(np.stack(scores), columns=[f"score of {name}" for name in names]))
+    out.parent.mkdir(parents=True, exist_ok=True)
     staged = out.with_name(f".{out.name}.staged")
     if out.suffix == ".csv":
         table["prediction"] = [json.dumps(own) if isinstance(own, list) else own for own in table["prediction"]]

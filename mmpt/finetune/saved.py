@@ -54,15 +54,18 @@ def save(task: Task, folder: Path, *, result: FitResult | None = None) -> Path:
 def load(folder: str | Path, *, device: str | None = None) -> Task:
     """A task that `FitResult.save` or `fit(..., out=)` wrote, ready to predict; raises CheckpointError otherwise."""
     folder = Path(folder)
-    try:
-        plain = json.loads((folder / TASK).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    if not (folder / TASK).exists():
         is_run = (folder / "recipe.yaml").exists()
         advice = "it is a pretrained run, for mmpt.load and mmpt finetune" if is_run else "is it a fine-tuned task?"
-        raise CheckpointError(f"{folder / TASK}: missing or unreadable ({error}); {advice}") from error
+        raise CheckpointError(f"{folder}: there is no {TASK}; {advice}")
+    try:
+        plain = json.loads((folder / TASK).read_text(encoding="utf-8"))
+        kind, settings, facts = plain["type"], plain["settings"], plain["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / TASK}: damaged ({error!r}); fine-tune again, into another folder") from error
     encoder = load_encoder(folder, device=device)
-    task = component(Task, plain["type"], **plain["settings"]).build(encoder)
-    task.facts = plain["facts"]
+    task = component(Task, kind, **settings).build(encoder)
+    task.facts = facts
     model = plain_model(task)
     load_weights(model, checkpoint.load(find_checkpoint(folder), moments=False).weights)
     task.model = model.to(encoder.device).eval()

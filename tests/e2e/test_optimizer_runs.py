@@ -56,24 +56,45 @@ def test_moments_are_saved_whole_by_name(runs, rule):
     assert all(value.any() for name, value in saved.items() if name.endswith("qkv.weight.momentum_buffer"))
 
 
-@pytest.mark.slow
-def test_lion_learns_the_same_under_every_stage_and_goes_on_bit_for_bit(recipe, tmp_path):
+@pytest.fixture(scope="module")
+def divided(recipe, tmp_path_factory):
+    """On two ranks: Lion at every stage and gone on with, and Muon."""
+    folder = tmp_path_factory.mktemp("divided")
     stages = {stage: [f"{RULE}lion", f"deepspeed.zero_optimization.stage={stage}"] for stage in range(4)}
-    jobs = [job(recipe, tmp_path, str(stage), settings) for stage, settings in stages.items()]
-    jobs += [job(recipe, tmp_path, f"{stage}_again", stages[stage], str(stage)) for stage in (1, 2, 3)]
-    several(tmp_path, jobs, ranks=2)
-    whole = weights(tmp_path / "0")
+    jobs = [job(recipe, folder, str(stage), settings) for stage, settings in stages.items()]
+    jobs += [job(recipe, folder, f"{stage}_again", stages[stage], str(stage)) for stage in (1, 2, 3)]
+    several(folder, [*jobs, job(recipe, folder, "muon", [f"{RULE}muon"])], ranks=2)
+    return folder
+
+
+@pytest.mark.slow
+def test_lion_learns_the_same_under_every_stage_and_goes_on_bit_for_bit(divided):
+    whole = weights(divided / "0")
     for stage in (1, 2, 3):
-        one, other = (weights(tmp_path / name) for name in (str(stage), f"{stage}_again"))
+        one, other = (weights(divided / name) for name in (str(stage), f"{stage}_again"))
         assert all(torch.equal(one[name], other[name]) for name in one)
-        assert moments(tmp_path / str(stage)).keys() == moments(tmp_path / "0").keys()
+        assert moments(divided / str(stage)).keys() == moments(divided / "0").keys()
         apart = torch.cat([(value - whole[name]).abs().flatten() > 1e-4 for name, value in one.items()])
         assert apart.float().mean() < 0.02  # a sign turns where a gradient is rounding noise
 
 
-def test_muon_under_zero_is_refused_before_anything_is_written(recipe, tmp_path):
-    with pytest.raises(ConfigError, match="use stage 0, or the rule adamw or lion"):
-        pretrain(recipe, f"{RULE}muon", "deepspeed.zero_optimization.stage=2", out=tmp_path / "run")
+@pytest.mark.slow
+def test_muon_on_two_ranks_learns_what_one_process_learns(runs, divided):
+    one, two = (moments(folder / "muon") for folder in (runs, divided))
+    buffers = [name for name in one if name.endswith("momentum_buffer")]
+    assert buffers
+    assert all((one[name] - two[name]).norm() < 5e-3 * one[name].norm() for name in buffers)
+    before = load_file(runs / "muon" / "checkpoints" / "step-000000002" / "model.safetensors")
+    after, other = (weights(folder / "muon") for folder in (runs, divided))
+    for name in (buffer.removesuffix(".momentum_buffer") for buffer in buffers):
+        # made orthogonal in bfloat16, which makes much of directions that are all but rounding
+        assert (other[name] - after[name]).norm() < 0.15 * (after[name] - before[name]).norm()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_muon_under_zero_is_refused_before_anything_is_written(recipe, tmp_path, stage):
+    with pytest.raises(ConfigError, match=f"stage {stage} leaves .* use stage 0, or the rule adamw or lion"):
+        pretrain(recipe, f"{RULE}muon", f"deepspeed.zero_optimization.stage={stage}", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

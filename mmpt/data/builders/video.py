@@ -88,8 +88,8 @@ def build_video(
     Args:
         source: a folder (searched to the bottom) or a .zip of animated gif, png, apng and webp files, mjpeg files,
             numbered pictures (walk/0001.png, walk/0002.png ...: one video, `walk`), and with the package PyAV mp4, mov,
-            mkv, webm and avi films. A frame of an animation that is shown longer than the shortest counts as often; of a film each
-            counts once.
+            mkv, webm and avi films. A frame of an animation that is shown longer than the shortest counts as often; one
+            of a film counts once.
         out: new or empty folder, or one that the same call left half-built.
         captions: .csv or .jsonl with columns `file` (path below the source, or a name) and `caption`, perhaps `group`.
         labels: .csv or .jsonl with columns `file` and `label`, perhaps `group`; may be the captions file. Other columns
