@@ -81,10 +81,11 @@ def _unmade_if_refused(out: Path | None) -> Iterator[None]:
     try:
         yield
     except ConfigError:
-        for name in (MARK, "log.txt") if out is not None else ():
-            (out / name).unlink(missing_ok=True)
-        if out is not None and not any(out.iterdir()):
-            out.rmdir()
+        if out is not None:
+            (out / MARK).unlink()
+            (out / "log.txt").unlink()
+            if not any(out.iterdir()):
+                out.rmdir()
         raise
 
 

@@ -1,12 +1,10 @@
 """Every strategy: exactly which weights move, and that plain layers are left behind which compute the same."""
 
-from shutil import rmtree
-
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from walks import CLASSES, RECIPE, make_run, walk
+from walks import CLASSES, RECIPE, make_run, shake, walk
 
 import mmpt
 from mmpt.config import component, find_parts
@@ -17,7 +15,6 @@ from mmpt.finetune.model import plain_model
 from mmpt.finetune.rows import Rows
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.strategies.gradient_mask import largest
-from mmpt.training import checkpoint
 
 STRATEGIES = sorted(find_parts("mmpt.finetune.strategies", Strategy))
 
@@ -222,15 +219,6 @@ def test_the_auxiliary_loss_keeps_the_encoder_good_at_its_masked_loss(encoder, s
         hidden = model.hide(batch, 0.0)
         losses[name] = float(model(batch, hidden, 0.0).metrics["image/loss"][0])
     assert losses["auxiliary"] < losses["full"]
-
-
-def shake(run):
-    """The same run with other weights."""
-    last = run / "checkpoints" / "step-000000002"
-    saved = checkpoint.load(last)
-    rmtree(last)
-    weights = {name: value + 0.1 for name, value in saved.weights.items()}
-    checkpoint.commit(run / "checkpoints", saved._replace(weights=weights))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A small labelled data set and a run over it, made without DeepSpeed."""
 
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import torch
@@ -89,3 +90,13 @@ def make_run(run: Path, shards: Path, steps: tuple[int, ...] = (1, 2), text: str
         weights = parameters | {name: value for name, value in model.state_dict().items() if name not in every}
         checkpoint.commit(run / "checkpoints", checkpoint.Saved(weights, {}, {"step": step}))
     return run
+
+
+def shake(run: Path) -> None:
+    """Other weights in its last checkpoint."""
+    last = checkpoint.latest(run / "checkpoints")
+    assert last is not None
+    saved = checkpoint.load(last)
+    rmtree(last)
+    weights = {name: value + 0.1 for name, value in saved.weights.items()}
+    checkpoint.commit(run / "checkpoints", saved._replace(weights=weights))
