@@ -16,6 +16,7 @@ from mmpt.tokens import Batch, Content
 from mmpt.trunk.transformer import Transformer
 
 TOLERANCE = 1e-4
+EPS = 1e-6  # of every norm
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -39,6 +40,11 @@ class Contender:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return clock() - began
+
+
+def block_flops(width: int, seen: int) -> float:
+    """One token through one block, forward: four square matrices, two of the feed-forward, scores and mixing."""
+    return 24 * width**2 + 4 * seen * width
 
 
 def block_weights(peer: Mapping[str, Tensor], theirs: str, ours: str, names: Sequence[str]) -> dict[str, Tensor]:
@@ -93,6 +99,11 @@ def mmpt_loss(model: MaskedModel, batch: Batch) -> Tensor:
     step = model(batch, hidden, 0.0)
     ((name, loss),) = step.losses.items()
     return loss.total / hidden[name].denominator
+
+
+def peer_loss(peer: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The peer's own mean over scored tokens."""
+    return peer(**batch).loss
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:

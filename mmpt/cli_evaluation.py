@@ -13,6 +13,11 @@ draws of each share, their mean, deviation and interval, beside the untrained en
 
 def add_evaluation_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Both."""
+    _add_probe(verbs)
+    _add_diagnose(verbs)
+
+
+def _add_probe(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     probe = add_verb(
         verbs,
         "probe",
@@ -42,6 +47,8 @@ def add_evaluation_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
     probe.add_argument("--skip-unlabelled", action="store_true", help="leave samples without the label out")
     probe.set_defaults(run=run_probe)
 
+
+def _add_diagnose(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     diagnose = add_verb(
         verbs,
         "diagnose",

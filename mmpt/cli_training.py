@@ -29,6 +29,17 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     describe.add_argument("--ranks", type=int, default=1, help="processes to plan for (default: 1)")
     describe.set_defaults(run=run_describe)
 
+    _add_pretrain(verbs)
+    _add_show(verbs)
+
+    report = add_verb(
+        verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/five"
+    )
+    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
+    report.set_defaults(run=run_report)
+
+
+def _add_pretrain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     pretrain = add_verb(
         verbs,
         "pretrain",
@@ -41,6 +52,8 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     pretrain.add_argument("--out", metavar="RUN", help="run folder (default: runs/NAME of the recipe)")
     pretrain.set_defaults(run=run_pretrain)
 
+
+def _add_show(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     show = add_verb(
         verbs,
         "show",
@@ -54,12 +67,6 @@ def add_training_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     show.add_argument("--streams", metavar="A,B", help="the fields that are shown (default: all that the run knows)")
     show.add_argument("--out", required=True, metavar="FILE", help="a .png file")
     show.set_defaults(run=run_show)
-
-    report = add_verb(
-        verbs, "report", "write report.html of a run, at any time, and print its probes", "mmpt report runs/five"
-    )
-    report.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
-    report.set_defaults(run=run_report)
 
 
 def add_verb(

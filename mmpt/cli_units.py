@@ -22,6 +22,12 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "units", help="k-means units: fit a codebook, label a data set with it, score how sure a run is"
     )
     kinds = units.add_subparsers(title="steps", metavar="STEP", required=True)
+    _add_fit(kinds)
+    _add_label(kinds)
+    _add_score(kinds)
+
+
+def _add_fit(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     fit = add_verb(
         kinds,
         "fit",
@@ -49,6 +55,8 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     _add_run(fit)
     fit.set_defaults(run=run_fit)
 
+
+def _add_label(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     label = add_verb(
         kinds,
         "label",
@@ -65,6 +73,8 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     _add_run(label)
     label.set_defaults(run=run_label)
 
+
+def _add_score(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     score = add_verb(
         kinds,
         "score",

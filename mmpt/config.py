@@ -5,23 +5,20 @@ parts the registry.
 """
 
 import dataclasses
-import difflib
 import inspect
-import math
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, NoneType, UnionType
-from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 
 from mmpt.errors import ConfigError
 from mmpt.located import Given, LocatedYaml, apply_override, locate
+from mmpt.parts import find_part, find_parts, parameters, unknown
+from mmpt.scalars import SCALARS, scalar, takes
 
 Contract = TypeVar("Contract")
 T = TypeVar("T")
@@ -103,7 +100,7 @@ def to_plain(settings: Any) -> Any:
     if isinstance(settings, Component):
         return {"type": settings.name} | to_plain(settings.settings)
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        names = [name for name, parameter in _parameters(type(settings)).items() if not parameter.wired]
+        names = [name for name, parameter in parameters(type(settings)).items() if not parameter.wired]
         return {name: to_plain(getattr(settings, name)) for name in names}
     if isinstance(settings, Mapping):
         return {name: to_plain(value) for name, value in settings.items()}
@@ -117,137 +114,22 @@ def dump_yaml(settings: Any) -> str:
     return yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True, width=120)
 
 
-def find_parts(folder: str, contract: type | None = None) -> dict[str, type]:
-    """The parts of a package by file name: files that define one class which keeps the contract (or any of its own)."""
-    package = _imported(folder)
-    own = tuple(kind for kind in vars(package).values() if inspect.isclass(kind) and kind.__module__ == folder)
-    contracts = own if contract is None else (contract,)
-    names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
-    found = {name: _parts_of(_imported(f"{folder}.{name}"), contracts) for name in names}
-    return {name: parts[0] for name, parts in sorted(found.items()) if len(parts) == 1}
-
-
-# ---- from names to parts, from parts to their settings
-
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{name} can't be imported: {error}") from error
-
-
-def _parts_of(module: ModuleType, contracts: tuple[type, ...]) -> list[type]:
-    classes = dict.fromkeys(kind for kind in vars(module).values() if inspect.isclass(kind))
-    return [
-        kind
-        for kind in classes
-        if kind.__module__ == module.__name__ and issubclass(kind, contracts)
-        if not inspect.isabstract(kind) and not kind.__name__.startswith("_")
-    ]
-
-
-def _find_part(name: str, contract: type) -> type:
-    """The class that `type: name` means: a file of the contract's folder, else my_package.my_part or its .Class."""
-    folder, inside = contract.__module__, "." not in name
-    if not all(word.isidentifier() for word in name.split(".")) or (inside and not find_spec(f"{folder}.{name}")):
-        raise ConfigError(_unknown(f"a {contract.__name__}", _choices(contract), name))
-    module_name, class_name = f"{folder}.{name}" if inside else name, ""
-    if not inside and name.rpartition(".")[2][0].isupper():
-        module_name, _, class_name = name.rpartition(".")
-    parts = _parts_of(_imported(module_name), (contract,))
-    parts = [part for part in parts if class_name in ("", part.__name__)]
-    if len(parts) != 1:
-        found = ", ".join(f"{module_name}.{part.__name__}" for part in parts) or "none"
-        expected = f"a {contract.__name__}" + (f" named {class_name}" if class_name else "")
-        raise ConfigError(f"expected one class in {module_name} that is {expected}, got {found}")
-    return parts[0]
-
-
-def _choices(contract: type) -> list[str]:
-    return list(find_parts(contract.__module__, contract))
-
-
-def _unknown(expected: str, choices: Sequence[str], name: str) -> str:
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected {expected} ({', '.join(choices) or 'there is none'}), got {name!r}{hint}"
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    annotation: Any
-    default: Callable[[], Any] | None  # None: must be given
-    wired: bool
-
-
-def _parameters(kind: type) -> dict[str, _Parameter]:
-    """What a class takes, from its signature."""
-    factories: dict[str, Any] = {}
-    signed = kind if dataclasses.is_dataclass(kind) else kind.__init__
-    # typing evaluates "Unit" once for all modules that say Component["Unit"], unless the local names are its own
-    hints = get_type_hints(signed, localns={})
-    if dataclasses.is_dataclass(kind):
-        factories = {item.name: item.default_factory for item in dataclasses.fields(kind)}
-    parameters = {}
-    for name, parameter in inspect.signature(kind).parameters.items():
-        default = factories.get(name, MISSING)
-        if default is MISSING:
-            value = parameter.default
-            default = None if value is parameter.empty else lambda value=value: value
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            wired = parameter.kind is not parameter.KEYWORD_ONLY
-            parameters[name] = _Parameter(hints.get(name, Any), cast("Callable[[], Any] | None", default), wired)
-    return parameters
-
-
 # ---- from values and annotations to settings
-
-
-_SCALARS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    Path: "a path",
-    NoneType: "nothing",
-}
-
-
-def _scalar(kind: Any, value: Any) -> Any:
-    """The value as a scalar annotation takes it, or ValueError."""
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        number = float(value)  # text counts: `1e-4` is text in YAML 1.1
-        if not math.isnan(number) and not (isinstance(value, str) and math.isinf(number)):
-            return number
-    elif kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    elif type(value) is kind:
-        return value
-    raise ValueError(value)
 
 
 def _kind(annotation: Any) -> Any:
     return get_origin(annotation) or annotation
 
 
-def _takes(kind: Any, value: Any) -> bool:
-    try:
-        _scalar(kind, value)
-    except (ValueError, OverflowError):
-        return False
-    return True
-
-
 def _fits(given: Given, annotation: Any) -> bool:
     """Whether a member of a union is meant, seen from outside."""
     kind, value = _kind(annotation), given.value
-    if kind in _SCALARS:
-        return _takes(kind, value)
+    if kind in SCALARS:
+        return takes(kind, value)
     if kind is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
     if kind is Component:
-        return isinstance(value, dict | Component) or (isinstance(value, str) and not _takes(float, value))
+        return isinstance(value, dict | Component) or (isinstance(value, str) and not takes(float, value))
     if kind is tuple:
         return isinstance(value, list)
     return kind is Any or isinstance(value, dict) or (inspect.isclass(kind) and isinstance(value, kind))
@@ -255,14 +137,14 @@ def _fits(given: Given, annotation: Any) -> bool:
 
 def _in_words(annotation: Any) -> str:
     kind, members = _kind(annotation), get_args(annotation)
-    if kind in _SCALARS:
-        return _SCALARS[kind]
+    if kind in SCALARS:
+        return SCALARS[kind]
     if kind in (Union, UnionType):
         return " or ".join(_in_words(member) for member in members)
     if kind is Literal:
         return f"a choice ({', '.join(map(str, members))})"
     if kind is Component:
-        return f"a {members[0].__name__} ({', '.join(_choices(members[0]))})"
+        return f"a {members[0].__name__} ({', '.join(find_parts(members[0].__module__, members[0]))})"
     if kind is tuple:
         return "a list" if not members or members[-1] is Ellipsis else f"a list of {len(members)}"
     return "a value" if kind is Any else "a mapping"
@@ -308,8 +190,8 @@ class _Reader:
         kind = _kind(annotation)
         if kind is Any:
             return _frozen(given)
-        if kind in _SCALARS:
-            return _scalar(kind, given.value) if _takes(kind, given.value) else self._expected(given, kind, path)
+        if kind in SCALARS:
+            return scalar(kind, given.value) if takes(kind, given.value) else self._expected(given, kind, path)
         if kind in self.readers and annotation is not Component:
             return self.readers[kind](given, annotation, path)
         if inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind is not Component:
@@ -338,7 +220,7 @@ class _Reader:
             return given.value
         choices = [str(choice) for choice in get_args(annotation)]
         if isinstance(given.value, str):
-            return self._complain(given, path, _unknown("a choice", choices, given.value))
+            return self._complain(given, path, unknown("a choice", choices, given.value))
         return self._expected(given, annotation, path)
 
     def _tuple(self, given: Given, annotation: Any, path: str) -> Any:
@@ -361,7 +243,7 @@ class _Reader:
     def _dataclass(self, given: Given, kind: type, path: str) -> Any:
         if isinstance(given.value, kind):  # a default: its own defaults may be short forms still
             kind = type(given.value)
-            names = [name for name, parameter in _parameters(kind).items() if not parameter.wired]
+            names = [name for name, parameter in parameters(kind).items() if not parameter.wired]
             given = locate({name: getattr(given.value, name) for name in names}, given.where)
         if not isinstance(given.value, dict):
             return self._expected(given, kind, path)
@@ -378,14 +260,14 @@ class _Reader:
         if not isinstance(name.value, str):
             return self._expected(name, annotation, path_of_name)
         try:
-            target = _find_part(name.value, contract)
+            target = find_part(name.value, contract)
         except ConfigError as error:
             return self._complain(name, path_of_name, str(error))
         rest = {key: item for key, item in inside.items() if key != "type"}
         settings = self._settings(dataclasses.replace(given, value=rest), target, path)
         if settings is None:
             return None
-        if dataclasses.is_dataclass(target) and not any(part.wired for part in _parameters(target).values()):
+        if dataclasses.is_dataclass(target) and not any(part.wired for part in parameters(target).values()):
             self._call(given, target, path, settings)  # it can be made right here, so its own checks speak now
         return Component(target, settings, name.value, f"{given.where}: {path}" if given.where else "")
 
@@ -399,11 +281,11 @@ class _Reader:
 
     def _settings(self, given: Given, kind: type, path: str) -> dict[str, Any] | None:
         """All keyword-only parameters of the class, given or by default; None if there was a problem."""
-        before, parameters = len(self.problems), _parameters(kind)
-        settings = {name: parameter for name, parameter in parameters.items() if not parameter.wired}
+        before, known = len(self.problems), parameters(kind)
+        settings = {name: parameter for name, parameter in known.items() if not parameter.wired}
         for name in [name for name in given.value if name not in settings]:
-            message = _unknown(f"a setting of {kind.__name__}", list(settings), name)
-            message = f"{name!r} is set by the program, not by the recipe" if name in parameters else message
+            message = unknown(f"a setting of {kind.__name__}", list(settings), name)
+            message = f"{name!r} is set by the program, not by the recipe" if name in known else message
             self._complain(given.value[name], _join(path, name), message)
         values = {}
         for name, parameter in settings.items():

@@ -36,6 +36,11 @@ def steps() -> Iterator[ModuleType]:
         yield importlib.import_module("pretrain_step")
 
 
+@pytest.fixture(scope="module")
+def text_sides(steps: ModuleType) -> ModuleType:
+    return importlib.import_module(steps.text_contenders.__module__)
+
+
 @pytest.mark.slow
 def test_step_benchmark_prints_equal_losses_and_the_useful_tokens_of_the_same_documents(steps: ModuleType) -> None:
     rows = {(row[0], row[1]): row[2:] for row in run("pretrain_step.py")}
@@ -63,17 +68,17 @@ def test_data_benchmark_prints_every_side_with_all_samples() -> None:
 
 
 @pytest.mark.slow
-def test_both_sides_of_a_step_get_the_same_documents_with_the_same_tokens_scored(steps: ModuleType) -> None:
-    ours, padded, grouped, chunked = steps.text_contenders(steps.SMALL_TEXT, 3)
+def test_both_sides_of_a_step_get_the_same_documents_with_the_same_tokens_scored(text_sides: ModuleType) -> None:
+    ours, padded, grouped, chunked = text_sides.text_contenders(text_sides.SMALL_TEXT, 3)
     for number, (mine, theirs) in enumerate(zip(ours.losses, padded.losses, strict=True)):
         model, batch = mine.args
         content, peer = batch.streams["text"], theirs.args[1]
         inside = peer["attention_mask"].bool()
         assert ours.useful[number] == padded.useful[number] == int(content.valid.sum()) == int(inside.sum())
         scored = model.hide(batch, 0.0)["text"].scored
-        truth = peer["labels"][peer["labels"] != steps.IGNORED]
+        truth = peer["labels"][peer["labels"] != text_sides.IGNORED]
         assert torch.equal(truth.sort().values, content.values[scored].sort().values)
-        untouched = inside & (peer["labels"] == steps.IGNORED)
+        untouched = inside & (peer["labels"] == text_sides.IGNORED)
         assert torch.equal(
             peer["input_ids"][untouched].sort().values, content.values[content.valid & ~scored].sort().values
         )
@@ -92,9 +97,9 @@ def test_flops_counted_from_shapes_are_those_that_torch_counts(steps: ModuleType
 
 
 @pytest.mark.slow
-def test_document_lengths_follow_the_stated_distribution(steps: ModuleType) -> None:
-    sizes = steps.TextSizes()
-    lengths = np.asarray([len(document) for document in steps.draw_documents(sizes, 4000, 0)])
+def test_document_lengths_follow_the_stated_distribution(text_sides: ModuleType) -> None:
+    sizes = text_sides.TextSizes()
+    lengths = np.asarray([len(document) for document in text_sides.draw_documents(sizes, 4000, 0)])
     assert lengths.min() >= 8
     assert lengths.max() == sizes.longest
     assert np.median(lengths) == pytest.approx(sizes.median, rel=0.05)

@@ -1,16 +1,14 @@
 """A pretrained encoder for downstream work: samples in, features out."""
 
-import difflib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, Literal, cast, overload
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
 from mmpt.data.manifest import sha256_of
 from mmpt.downstream.pooling import Features, TokenLatents, class_pool, describe, join, mean_pool, mean_std_pool
-from mmpt.downstream.values import read_value
+from mmpt.downstream.samples import collated, prepared, unknown_stream
 from mmpt.encoders import Modality
 from mmpt.errors import CheckpointError, ConfigError, DataError
 from mmpt.foreign.donor import WeightsWarning, is_foreign, read_donor
@@ -41,19 +39,6 @@ Samples = Batch | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 class CutWarning(UserWarning):
     """Samples were longer than the encoder's longest piece; only their beginnings were encoded."""
-
-
-class Prepared(NamedTuple):
-    """A sample ready for collating."""
-
-    number: int
-    values: dict[str, np.ndarray]
-    cut: bool
-
-    @property
-    def length(self) -> int:
-        """Tokens of all streams."""
-        return sum(map(len, self.values.values()))
 
 
 def load(
@@ -246,49 +231,24 @@ class Encoder:
         numbers: list[int] = []
         parts: list[Any] = []
         cut = 0
-        prepared = self._prepared(samples)
-        while chunk := list(islice(prepared, batch_size * SORTED_AT_ONCE)):
+        ready = prepared(samples, self.modalities)
+        while chunk := list(islice(ready, batch_size * SORTED_AT_ONCE)):
             cut += sum(sample.cut for sample in chunk)
             chunk.sort(key=lambda sample: sample.length)
             numbers += [sample.number for sample in chunk]
             for start in range(0, len(chunk), batch_size):
-                parts.append(self._pooled(self._collated(chunk[start : start + batch_size]), pool))
+                parts.append(self._pooled(collated(chunk[start : start + batch_size], self.modalities), pool))
         if cut:
             limits = ", ".join(f"{name} {modality.limit}" for name, modality in self.modalities.items())
             message = f"{cut} of {len(numbers)} samples were cut, being longer than the recipe lets them be ({limits})"
             warnings.warn(message, CutWarning, stacklevel=3)
         return numbers, parts
 
-    def _prepared(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[Prepared]:
-        for number, sample in enumerate(samples):
-            if not isinstance(sample, Mapping) or not sample:
-                raise DataError(f"sample {number}: expected a dict with any of {', '.join(self.modalities)}")
-            values, cut = {}, False
-            for name, value in sample.items():
-                if name not in self.modalities:
-                    raise DataError(f"sample {number}: {_unknown(name, self.modalities)}")
-                try:
-                    values[name], longer = read_value(self.modalities[name], value)
-                except DataError as error:
-                    raise DataError(f"sample {number}: field '{name}': {error}") from error
-                cut = cut or longer
-            yield Prepared(number, values, cut)
-
-    def _collated(self, samples: list[Prepared]) -> Batch:
-        """The streams that any of them has, one sample a row."""
-        streams = {}
-        for name, modality in self.modalities.items():
-            rows = [[sample.values[name]] if name in sample.values else [] for sample in samples]
-            if any(rows):
-                streams[name] = modality.collate(rows, None)
-        uid = torch.tensor([sample.number for sample in samples])
-        return Batch(streams, uid, torch.zeros_like(uid), "encode", 0)
-
     @torch.no_grad()  # not inference_mode: a head may be trained on the features
     def _pooled(self, batch: Batch, pool: str | None) -> Any:
         for name in batch.streams:
             if name not in self.modalities:
-                raise DataError(_unknown(name, self.modalities))
+                raise DataError(unknown_stream(name, self.modalities))
         moved = batch.to(self.device)
         contents, tokens = moved.streams, self.backbone(moved)
         streams = {
@@ -303,12 +263,6 @@ class Encoder:
     def _names(self, stream: str, content: Content) -> list[list[str]]:
         modality = self.modalities[stream]
         return [modality.token_names(content, row) for row in range(len(content.valid))]
-
-
-def _unknown(name: Any, streams: Mapping[str, Modality]) -> str:
-    near = difflib.get_close_matches(str(name), streams, n=1)
-    advice = f"did you mean '{near[0]}'? " if near else ""
-    return f"this run has no stream '{name}'; {advice}it has {', '.join(streams)}"
 
 
 def _default_device() -> torch.device:

@@ -13,7 +13,8 @@ from mmpt.encoders.labs import Labs
 from mmpt.errors import DataError
 from mmpt.objectives import Hidden, Prediction
 from mmpt.objectives.corruption.replace import ReplaceCorruption
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
+from mmpt.objectives.masked_prediction import MaskedPrediction
+from mmpt.objectives.stream_objective import StreamObjective
 from mmpt.objectives.targets.cells import CellsTarget
 from mmpt.tokens import Batch, Content
 

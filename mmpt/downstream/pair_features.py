@@ -44,20 +44,7 @@ def pair_features(
     console: Console | None,
 ) -> Pairs:
     """Features of both halves of every pair that can be read; raises DataError for too few or too many unreadable."""
-    both = np.all([manifest.column(f"{name}.offset") >= 0 for name in streams], axis=0)
-    parts = []
-    for number, (purpose, split) in enumerate(zip(PAIRS, splits, strict=True)):
-        own = manifest.split_rows(split)
-        own = own[both[own]]
-        if len(own) < 2:
-            raise DataError(
-                f"{manifest.folder}: split '{split}' has {len(own)} pairs of {' and '.join(streams)}; 2 at least"
-            )
-        if len(own) > PAIRS[purpose]:
-            own = np.sort(np.random.default_rng([seed, number]).choice(own, PAIRS[purpose], replace=False))
-        parts.append(own)
-    rows = np.concatenate(parts)
-    purpose = np.repeat(list(PAIRS), [len(part) for part in parts])
+    rows, purpose = _chosen(manifest, streams, splits, seed)
     reader = Reader(manifest, list(streams))
     baselines = {name: own for name in streams if (own := baseline_of(manifest.fields[name]))}
     kept, raw, bad = read_raw(reader, rows, baselines, console)
@@ -84,6 +71,27 @@ def pair_features(
     values = {name: [s[name] if isinstance(s[name], str) else None for s in samples] for name in streams}
     groups = np.asarray(manifest.column("group"), dtype=object)[rows]
     return Pairs(purpose, groups, features, direct, values, tuple(notes))
+
+
+def _chosen(
+    manifest: Manifest, streams: tuple[str, str], splits: tuple[str, str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the pairs, drawn where there are more than are used, and what each is for."""
+    both = np.all([manifest.column(f"{name}.offset") >= 0 for name in streams], axis=0)
+    parts = []
+    for number, (purpose, split) in enumerate(zip(PAIRS, splits, strict=True)):
+        own = manifest.split_rows(split)
+        own = own[both[own]]
+        if len(own) < 2:
+            raise DataError(
+                f"{manifest.folder}: split '{split}' has {len(own)} pairs of {' and '.join(streams)}; 2 at least"
+            )
+        if len(own) > PAIRS[purpose]:
+            own = np.sort(np.random.default_rng([seed, number]).choice(own, PAIRS[purpose], replace=False))
+        parts.append(own)
+    rows = np.concatenate(parts)
+    purpose = np.repeat(list(PAIRS), [len(part) for part in parts])
+    return rows, purpose
 
 
 def _dense(features: Any, train: np.ndarray, seed: int) -> np.ndarray:

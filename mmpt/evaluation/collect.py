@@ -14,9 +14,10 @@ from mmpt.model import Backbone
 from mmpt.objectives import Hidden
 from mmpt.objectives.context import context_of
 from mmpt.objectives.latents import Seen, latents_of
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
+from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.predictors import Latents
 from mmpt.objectives.several_masks import first_mask
+from mmpt.objectives.stream_objective import StreamObjective
 from mmpt.tokens import Batch, Content, flatten, gather, replace, score
 from mmpt.trunk import TrunkOutput
 

@@ -37,7 +37,7 @@ from mmpt.evaluation.spectrum import (
 )
 from mmpt.evaluation.subject import Subject, subject_of
 from mmpt.foreign.donor import ELSEWHERE
-from mmpt.objectives.masked_prediction import StreamObjective
+from mmpt.objectives.stream_objective import StreamObjective
 from mmpt.tokens import Batch
 
 SPLITS = ("validation", "test", "train")  # the first that there is

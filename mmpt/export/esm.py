@@ -9,7 +9,7 @@ from transformers import EsmConfig, EsmModel
 
 from mmpt.encoders.text import Text, TextEncoder
 from mmpt.errors import ConfigError
-from mmpt.export.trunk import only_stream, renamed, split_attention, trunk_shape
+from mmpt.export.trunk import TrunkShape, only_stream, renamed, split_attention, trunk_shape
 from mmpt.model import Backbone
 
 BLOCK = {
@@ -34,25 +34,7 @@ def to_esm(backbone: Backbone, text: Text) -> EsmModel:
     pad, weights = text.special("pad"), backbone.state_dict()
     position = weights[f"encoders.{stream}.place_embedding.weight"] if encoder.positions == "learned" else encoder.table
     position = position + weights["trunk.stream_embedding.weight"]
-    peer = EsmModel(
-        EsmConfig(
-            vocab_size=text.vocabulary,
-            mask_token_id=text.special("mask"),
-            pad_token_id=pad,
-            hidden_size=shape.width,
-            num_hidden_layers=shape.depth,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.feedforward,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            max_position_embeddings=pad + 1 + text.max_length,
-            layer_norm_eps=shape.eps,
-            position_embedding_type="absolute",
-            emb_layer_norm_before=False,
-            token_dropout=False,
-        ),
-        add_pooling_layer=False,
-    )
+    peer = EsmModel(_config(text, shape), add_pooling_layer=False)
     names = {f"trunk.norm.{kind}": f"encoder.emb_layer_norm_after.{kind}" for kind in ("weight", "bias")}
     for name in weights:
         if name.startswith("trunk.blocks.") and ".attention.qkv." not in name:
@@ -74,3 +56,23 @@ def to_esm(backbone: Backbone, text: Text) -> EsmModel:
         strict=True,
     )
     return peer.eval()
+
+
+def _config(text: Text, shape: TrunkShape) -> EsmConfig:
+    pad = text.special("pad")
+    return EsmConfig(
+        vocab_size=text.vocabulary,
+        mask_token_id=text.special("mask"),
+        pad_token_id=pad,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.feedforward,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=pad + 1 + text.max_length,
+        layer_norm_eps=shape.eps,
+        position_embedding_type="absolute",
+        emb_layer_norm_before=False,
+        token_dropout=False,
+    )

@@ -19,8 +19,9 @@ from mmpt.errors import ConfigError
 from mmpt.export.trunk import TrunkShape, constant_row, only_stream, renamed, split_attention, trunk_shape
 from mmpt.model import Backbone, MaskedModel
 from mmpt.objectives.corruption.replace import ReplaceCorruption
-from mmpt.objectives.masked_prediction import MaskedPrediction, StreamObjective
+from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.predictors.tied import TiedPredictor
+from mmpt.objectives.stream_objective import StreamObjective
 
 BODY = "roberta_prelayernorm."
 HEAD = {"dense": "lm_head.dense", "norm": "lm_head.layer_norm"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities
-from mmpt.config import component, find_parts
+from mmpt.config import component
 from mmpt.data.source import SourceSettings
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import CheckpointError, ConfigError
@@ -20,6 +20,7 @@ from mmpt.foreign.folder import CONFIG, Weights, read_file, read_json, read_weig
 from mmpt.foreign.positions import placed
 from mmpt.foreign.timm import Timm, of_architecture, of_export, pixels_of, size_of
 from mmpt.objectives import Objective
+from mmpt.parts import find_parts
 from mmpt.settings import DataSettings, OptimizerSettings, Recipe, TrainingSettings
 from mmpt.trunk import Trunk
 

@@ -40,10 +40,11 @@ class ViT(Family):
     only = VIT_ONLY
     inside = ("vit.",)
     left = ("pooler.", "embeddings.mask_token")
+    pixels = HALF  # mean and standard deviation where no file says them
 
     def facts(self, folder: Path) -> tuple[Facts, Sequence[str]]:
         """Mean and standard deviation of pixels."""
-        return pixel_facts(folder, HALF)
+        return pixel_facts(folder, self.pixels)
 
     def stream(self, facts: Facts) -> dict[str, Any]:
         """Square pictures."""
@@ -58,22 +59,18 @@ class ViT(Family):
         return trunk_settings(self.settings, norm="pre", norm_entry=False)
 
     def entries(self, facts: Facts) -> list[Entry]:
-        """The encoder's."""
-        return vit_entries(self.settings["num_hidden_layers"], square(self.settings["patch_size"], "patch_size"))
+        """The encoder's, as files name them; in memory newer versions of transformers have other names."""
+        patch = square(self.settings["patch_size"], "patch_size")
+        first, *bias = layers(f"{ENCODER}projection", "embeddings.patch_embeddings.projection", patches(patch))
+        return [
+            Entry(f"{ENCODER}class_token", ("embeddings.cls_token",), VECTOR),
+            Entry(f"{ENCODER}position", ("embeddings.position_embeddings",), TABLE),
+            first,
+            *bias,
+            *block_layers(self.settings["num_hidden_layers"], "encoder.layer.{number}.", BLOCK),
+            *layers("backbone.trunk.norm", "layernorm"),
+        ]
 
     def objective_entries(self, facts: Facts) -> list[Entry]:
-        """None: a classifier is left behind."""
+        """None: a classifier or decoder is left behind."""
         return []
-
-
-def vit_entries(depth: int, patch: int) -> list[Entry]:
-    """Names in files; in memory newer versions of transformers have others."""
-    first, *bias = layers(f"{ENCODER}projection", "embeddings.patch_embeddings.projection", patches(patch))
-    return [
-        Entry(f"{ENCODER}class_token", ("embeddings.cls_token",), VECTOR),
-        Entry(f"{ENCODER}position", ("embeddings.position_embeddings",), TABLE),
-        first,
-        *bias,
-        *block_layers(depth, "encoder.layer.{number}.", BLOCK),
-        *layers("backbone.trunk.norm", "layernorm"),
-    ]

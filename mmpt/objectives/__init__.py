@@ -36,6 +36,10 @@ class Loss(NamedTuple):
     total: Float[Tensor, ""]
     rows: Float[Tensor, " B"]
 
+    def plus(self, more: "Loss", weight: float = 1.0) -> "Loss":
+        """With another term of it."""
+        return Loss(self.total + weight * more.total, self.rows + weight * more.rows)
+
 
 class Step(NamedTuple):
     """What the forward pass gives: sums of losses by objective, and figures for the log as (sum, count)."""

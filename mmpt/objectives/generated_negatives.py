@@ -25,7 +25,7 @@ from mmpt.randomness import fold, uniform
 from mmpt.tokens import Batch, Content, flatten, score
 
 if TYPE_CHECKING:
-    from mmpt.objectives.masked_prediction import StreamObjective
+    from mmpt.objectives.stream_objective import StreamObjective
 
 SPECIAL = ("bos", "eos", "pad", "mask", "unk")
 

@@ -1,6 +1,6 @@
 """What no stream of masked prediction can be: combinations that are refused when the model is built."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -17,7 +17,7 @@ from mmpt.objectives.targets.token_ids import TokenIdsTarget
 from mmpt.objectives.targets.units import UnitsTarget
 
 if TYPE_CHECKING:
-    from mmpt.objectives.masked_prediction import StreamObjective
+    from mmpt.objectives.stream_objective import StreamObjective
 
 CLASSES = (TokenIdsTarget, UnitsTarget)
 
@@ -149,8 +149,14 @@ def check_swap(swap: SwapSettings | None, parts: Mapping[str, "StreamObjective"]
         raise ConfigError(f"objective.swap.layers: expected 0 to {depth - 1}, below the last block, got {wrong[0]}")
 
 
-def check_shared(streams: Mapping[str, StreamSettings]) -> None:
-    """A budget that all streams share must be the same for all of them."""
+def check_streams(streams: Mapping[str, StreamSettings], there: Collection[str]) -> None:
+    """Raises ConfigError unless the entries are of the recipe's streams, and a budget that all share is one."""
+    for name in there:
+        if name not in streams:
+            raise ConfigError(f"objective.streams: stream '{name}' of the recipe has no entry; add one")
+    for name in streams:
+        if name not in there:
+            raise ConfigError(f"objective.streams.{name}: no such stream; the recipe has {', '.join(there)}")
     ratios = {name: settings.masking.ratio for name, settings in streams.items()}
     for name, ratio in ratios.items():
         if isinstance(ratio, Component) and ratio.target.shared:

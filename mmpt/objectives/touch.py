@@ -1,7 +1,7 @@
 """A gradient for the weights of a stream that a batch lacks."""
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -9,16 +9,12 @@ from torch import Tensor
 
 from mmpt.encoders import Encoder, Modality
 from mmpt.objectives.predictors import Latents
+from mmpt.objectives.stream_objective import StreamObjective
 from mmpt.objectives.targets.online_codes import OnlineCodesTarget
 from mmpt.tokens import Scored, StreamContext, score
 
-if TYPE_CHECKING:
-    from mmpt.objectives.masked_prediction import StreamObjective
 
-
-def touched(
-    part: "StreamObjective", encoder: Encoder, modality: Modality, draw: Int[Tensor, " 1"]
-) -> Float[Tensor, ""]:
+def touched(part: StreamObjective, encoder: Encoder, modality: Modality, draw: Int[Tensor, " 1"]) -> Float[Tensor, ""]:
     """A number that depends on all weights of encoder, corruption and predictors, computed on a row of padding."""
     content = modality.collate([[]], None).to(draw.device)
     tokens = encoder(content)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image as Picture
 
-from mmpt.report.markup import Html, escape
+from mmpt.report.markup import Html, element, escape, picture
 
 POINTS = 400  # of a curve at most; more would only make the page heavy
 SMOOTHED_FROM = 60  # points; from here on a running mean is drawn over the pale curve
@@ -155,6 +155,23 @@ def encode_picture(pixels: UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, str]:
         return file.getvalue(), "png"
     image.save(file, "jpeg", quality=90, subsampling=0)
     return file.getvalue(), "jpeg"
+
+
+def titled_pictures(pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]], name: str, *, class_: str) -> Html:
+    """An element of the page with each picture above its title; `name` is said to those who can't see them."""
+    figures = [
+        element("figure", picture(*encode_picture(pixels), f"{name}: {title}"), element("figcaption", title))
+        for title, pixels in pictures.items()
+    ]
+    return element("div", *figures, class_=class_)
+
+
+def draw_titled(pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]], places: Iterable[Axes]) -> None:
+    """The same on axes of matplotlib."""
+    for axes, (title, pixels) in zip(places, pictures.items(), strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
 
 
 def picture_sheet(rows: Mapping[str, Sequence[UInt8[np.ndarray, "H W 3"]]]) -> bytes:

@@ -21,6 +21,7 @@ from mmpt.tokens import Batch
 from mmpt.training.divided_experts import divide, gathered, named
 from mmpt.training.held import Groups
 from mmpt.training.optimizer import optimizer_for
+from mmpt.training.outcome import Outcome, summed
 
 REFUSALS = (ValueError, AssertionError, TypeError, KeyError)  # of DeepSpeed's checks, pydantic's among them
 FILLED_IN = {
@@ -43,16 +44,6 @@ class World(NamedTuple):
     rank: int
     ranks: int
     device: torch.device
-
-
-class Outcome(NamedTuple):
-    """One optimiser step, summed over ranks and micro-batches; on the host."""
-
-    finite: bool
-    metrics: dict[str, tuple[float, float]]  # sum and count
-    gradient_norm: float  # before clipping
-    extra: list[float]  # the numbers that the loop handed in, summed
-    culprits: list[tuple[str, list[int]]]  # objective and uids of this rank's rows whose loss is not finite
 
 
 def place() -> tuple[int, int]:
@@ -161,8 +152,6 @@ class Engine:
         accumulation: int,
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        import deepspeed
-
         self.world, self.accumulation = world, accumulation
         self.weights = model.objective.weights()
         self.balance_weight, self.router_z_weight = training.balance_weight, training.router_z_weight
@@ -176,23 +165,16 @@ class Engine:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._look_at_gradient)
+        self.bf16 = wants_bf16(training.precision, world.device)
         filled = {
             "train_batch_size": batch_size,
             "gradient_accumulation_steps": accumulation,
             "gradient_clipping": training.optimizer.clip_norm,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31 - 1,
+            **({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}} if self.bf16 else {}),
         }
-        self.bf16 = wants_bf16(training.precision, world.device)
-        if self.bf16:
-            filled["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        config = {**filled, **deepspeed_settings}
-        self.engine: Any
-        try:
-            self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=config)
-        except REFUSALS as error:
-            traceback.print_exc()  # to the run's log, should it be no refusal after all
-            raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
+        self.engine = _initialised(self.model, self.optimizer, {**filled, **deepspeed_settings})
         self._make_moments()
 
     @property
@@ -232,30 +214,12 @@ class Engine:
             if number < len(batches):
                 self.engine.step()  # counts the micro-batch; the update waits for the summary
             steps.append(step)
-        outcome = self._summary(batches, steps, extra)
+        nonfinite = self._nonfinite | ~torch.stack(self._gradient_sums).isfinite().all()
+        outcome = summed(batches, steps, nonfinite, extra)
         norm = self._update(outcome.finite, learning_rate)
         if outcome.finite:
             self.model.after_update(progress)
         return outcome._replace(gradient_norm=norm)
-
-    def _summary(self, batches: list[Batch], steps: list[Step], extra: list[float]) -> Outcome:
-        metrics = list(steps[0].metrics)
-        sums = []
-        for part in (0, 1):
-            sums += [torch.stack([step.metrics[name][part].double() for step in steps]).sum() for name in metrics]
-        nonfinite = self._nonfinite | ~torch.stack(self._gradient_sums).isfinite().all()
-        numbers = torch.stack([nonfinite.double(), *(total.double() for total in sums)])
-        numbers = torch.cat([numbers, torch.tensor(extra, dtype=numbers.dtype, device=numbers.device)])
-        torch.distributed.all_reduce(numbers)
-        flag, *rest = numbers.tolist()  # the step's one wait for the device
-        tops, counts, given_sums = rest[: len(metrics)], rest[len(metrics) : 2 * len(metrics)], rest[2 * len(metrics) :]
-        figures = dict(zip(metrics, zip(tops, counts, strict=True), strict=True))
-        culprits = []
-        if flag:
-            for batch, step in zip(batches, steps, strict=True):
-                for name, loss in step.losses.items():
-                    culprits.append((name, batch.uid[~loss.rows.isfinite()].tolist()))
-        return Outcome(not flag, figures, 0.0, given_sums, [c for c in culprits if c[1]])
 
     def _update(self, finite: bool, learning_rate: float) -> float:
         """Step, unless something was not finite; returns the norm of the gradient."""
@@ -347,6 +311,18 @@ class Engine:
             self.optimizer.state[part] = {"step": step, **{moment: torch.zeros_like(part) for moment in names}}
         if self.zero_stage in (1, 2):
             zero._lazy_init_hp_params_optimizer_state()
+
+
+def _initialised(model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> Any:
+    """DeepSpeed's engine; raises ConfigError for a section that DeepSpeed refuses."""
+    import deepspeed
+
+    try:
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+    except REFUSALS as error:
+        traceback.print_exc()  # to the run's log, should it be no refusal after all
+        raise ConfigError(f"deepspeed: DeepSpeed refuses this section: {' '.join(str(error).split())}") from error
+    return engine
 
 
 def _divide(model: nn.Module, ep_size: int) -> ProcessGroup:

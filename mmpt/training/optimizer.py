@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from mmpt.config import Component, find_parts
+from mmpt.config import Component
 from mmpt.errors import ConfigError
+from mmpt.parts import find_parts
 from mmpt.settings import OptimizerSettings
 from mmpt.training.held import Groups, Held, HeldAdamW
 from mmpt.training.optimizers import Rule, Update

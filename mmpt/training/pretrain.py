@@ -15,10 +15,11 @@ from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
 from mmpt.training.collapse import CollapseWatch
-from mmpt.training.engine import Engine, Outcome, World
+from mmpt.training.engine import Engine, World
 from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
+from mmpt.training.outcome import Outcome
 from mmpt.training.progress import Display, Meter
 from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate

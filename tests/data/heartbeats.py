@@ -13,8 +13,6 @@ from mmpt.data.builders.wfdb_records import wfdb_library
 from mmpt.data.manifest import Manifest
 from tests.data.material import members
 
-TWELVE = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-
 
 def heartbeats(number: int, length: int = 400, width: int = 2) -> np.ndarray:
     """Millivolts T x C: a sharp peak every 100 samples over a slow wave, the same for the same number."""

@@ -174,7 +174,7 @@ def test_a_build_goes_on_after_a_kill_and_gives_the_same_bytes(tmp_path):
     manifest = build(tmp_path, rows, out="whole")
     table = tmp_path / "labs.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpt.data.builders.labs.finish", _killed)
+        patch.setattr("mmpt.data.builders.steps.finish", _killed)
         with pytest.raises(KeyboardInterrupt):
             build_labs(table, tmp_path / "killed", **SMALL)
     (tmp_path / "killed" / "shard-000001.tar").unlink()
@@ -189,7 +189,7 @@ def _killed(*_):
 
 def test_a_table_that_changed_is_noticed_on_a_half_built_folder(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpt.data.builders.labs.finish", _killed)
+        patch.setattr("mmpt.data.builders.steps.finish", _killed)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, wide_rows())
     with pytest.raises(DataError, match="half-built with other inputs"):

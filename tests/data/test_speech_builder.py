@@ -306,7 +306,7 @@ def test_the_same_call_finishes_what_a_kill_left_half_built(tmp_path):
     settings = SMALL | {"transcripts": table, "max_seconds": 1.0}
     build_speech(source, tmp_path / "whole", **settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpt.data.builders.speech.finish", killed)
+        patch.setattr("mmpt.data.builders.steps.finish", killed)
         with pytest.raises(KeyboardInterrupt):
             build_speech(source, tmp_path / "killed", **settings)
     (tmp_path / "killed" / "shard-000001.tar").unlink()
@@ -321,7 +321,7 @@ def test_a_recording_or_side_file_that_changed_is_noticed_on_a_half_built_folder
     for i, name in enumerate(names_of(source)):
         (source / name).with_suffix(".txt").write_text(prose(i, 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpt.data.builders.speech.finish", killed)
+        patch.setattr("mmpt.data.builders.steps.finish", killed)
         with pytest.raises(KeyboardInterrupt):
             build_speech(source, tmp_path / "out", **SMALL)
     with (source / changed).open("ab") as file:

@@ -11,6 +11,7 @@ from mmpt.compress.blocks import first_blocks, with_trunk
 from mmpt.compress.command import CompressRecipe
 from mmpt.compress.methods.depth import choices_of
 from mmpt.config import component, load_settings
+from mmpt.downstream.samples import collated, prepared
 from mmpt.export.command import export
 from mmpt.objectives.views import complete
 from mmpt.recipes import recipes
@@ -54,7 +55,7 @@ def test_the_best_depth_of_each_half_is_chosen(losses, small, large):
 def test_the_smaller_model_is_the_first_block_and_the_final_norm(run, shallow):
     before, after = mmpt.load(run), mmpt.load(shallow)
     samples = [{"text": "a small bird"}, {"text": "a bird that sings at night in the woods"}]
-    batch = before._collated(list(before._prepared(samples)))
+    batch = collated(list(prepared(samples, before.modalities)), before.modalities)
     tokens = before.backbone.embed(batch)
     shown = complete(tokens)
     sizes = {name: own.x.shape[1] for name, own in tokens.items()}

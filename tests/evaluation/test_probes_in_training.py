@@ -79,7 +79,7 @@ def test_a_run_is_the_same_byte_for_byte_with_and_without_probes(alone):
         }
 
 
-def test_it_looks_before_the_first_step_at_every_so_many_and_after_the_last(alone, capfd):
+def test_it_looks_before_the_first_step_at_every_so_many_and_after_the_last(alone):
     lines = scores(alone[1])
     assert [line["done"] for line in lines] == [0, 4, 6]
     for line in lines:

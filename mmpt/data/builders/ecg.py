@@ -2,23 +2,23 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmpt.data.builders.ecg_maker import ECG, MICRO, EcgMaker
 from mmpt.data.builders.ecg_records import NO_UNIT, EcgRecord, EcgRules
 from mmpt.data.builders.ecg_sources import ecg_records, input_files
+from mmpt.data.builders.files import distinct
 from mmpt.data.builders.lead_quality import CONDITIONS
-from mmpt.data.builders.parallel import check_work
-from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import LABELS, TrainingTexts, text_fields, token_statistics, tokenizer_folder
-from mmpt.data.building import Building, nothing_good
+from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.texts import TrainingTexts
+from mmpt.data.building import nothing_good
 from mmpt.data.leads import STANDARD, in_order, millivolts, nearest_lead, own_names
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares
+from mmpt.data.split import Shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -76,57 +76,46 @@ def build_ecg(
     Raises:
         DataError: sources, settings or folder can't be used, or there is no good record.
     """
-    check_work((samples_per_shard, shard_bytes), processes)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
     given = None if source_rate is None else float(source_rate)
     rules = EcgRules(None if leads is None else own_names(leads), given, unit)
     check_settings(rules, sample_rate, max_seconds)
-    path, shares, rejected = Path(source), check_shares(split), Part()
-    tables = list(dict.fromkeys(Path(table) for table in (labels, reports) if table))
+    path, tables, rejected = Path(source), distinct(labels, reports), Part()
     records = ecg_records(path, tables, rules, max_seconds, rejected)
     if not records:
         raise DataError(nothing_good([rejected]))
     columns, rate = kept_leads(path, records, rules), float(sample_rate or records[0].recording.rate)
-    reported = reports is not None or any(record.report is not None for record in records)
     plan = {
         "builder": "ecg",
         "source": str(source),
-        "labels": str(labels) if labels else None,
-        "reports": str(reports) if reports else None,
+        "labels": path_of(labels),
+        "reports": path_of(reports),
         "leads": list(rules.leads) if rules.leads else None,
         "rates": [sample_rate, source_rate],
         "unit": unit,
         "max_seconds": max_seconds,
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([*tables, *input_files(path, records)]),
     }
-    with Building(Path(out), plan) as building:
-        if building.complete:
-            return building.tidy()
-        folder = None
-        if reported:
-            # a record that is cut has one report
-            texts = TrainingTexts(
-                lambda: ((record.report, record.group) for record in records if not record.part),
-                shares,
-                "reports",
-                "no record has a report",
-            )
-            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            records,
-            EcgMaker(columns, rate, folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("records", len(records), shown=progress),
-        )
-        facts = {"leads": list(columns), "sample_rate": _plain(rate), "unit": None if unit == NO_UNIT else "mV"}
-        fields = {"ecg": Field("ecg", ECG.kind, ECG.members, facts), "labels": LABELS, **text_fields(folder)}
-        statistics = {"ecg": ecg_statistics(parts, columns, rate), "text": token_statistics(parts)}
-        return finish(building, fields, parts, statistics, rejected)
+    texts = TrainingTexts(
+        lambda: ((record.report, record.group) for record in records if not record.part),  # one, cut or not
+        work.shares,
+        "reports",
+        "no record has a report",
+    )
+    facts = {"leads": list(columns), "sample_rate": _plain(rate), "unit": None if unit == NO_UNIT else "mV"}
+    return build_data_set(
+        work,
+        plan,
+        [*tables, *input_files(path, records)],
+        records,
+        partial(EcgMaker, columns, rate),
+        texts=texts if reports is not None or any(record.report is not None for record in records) else None,
+        fields={"ecg": Field("ecg", ECG.kind, ECG.members, facts)},
+        statistics=lambda parts: {"ecg": ecg_statistics(parts, columns, rate)},
+        rejected=rejected,
+        what="records",
+    )
 
 
 def check_settings(rules: EcgRules, sample_rate: float | int | None, max_seconds: float | int | None) -> None:

@@ -138,6 +138,11 @@ def read_table(path: Path, rejected: Part, key: str = "file", name_of: Callable[
     return table
 
 
+def distinct(*tables: str | Path | None) -> list[Path]:
+    """The tables that there are, in order; captions and labels may be one."""
+    return list(dict.fromkeys(Path(table) for table in tables if table))
+
+
 def joined_rows(
     names: Iterable[str],
     tables: Sequence[Table],

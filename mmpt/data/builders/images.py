@@ -2,32 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmpt.data.builders.files import FileRecord, read_file, source_files
-from mmpt.data.builders.parallel import Draft, check_work
+from mmpt.data.builders.files import FileRecord, distinct, read_file, source_files
+from mmpt.data.builders.parallel import Draft
 from mmpt.data.builders.pictures import picture_records
-from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import (
-    LABELS,
-    TrainingTexts,
-    text_fields,
-    text_members,
-    token_statistics,
-    tokenizer_folder,
-)
-from mmpt.data.building import Building
+from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.texts import LABELS, TrainingTexts, text_members
 from mmpt.data.decode import open_picture
 from mmpt.data.encode import Member, encode
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import declare
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares
+from mmpt.data.split import Shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -100,45 +92,36 @@ def build_images(
     """
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1 pixel, got {size}")
-    check_work((samples_per_shard, shard_bytes), processes)
-    tables = list(dict.fromkeys(Path(table) for table in (captions, labels) if table))
-    rejected, shares = Part(), check_shares(split)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
+    tables, rejected = distinct(captions, labels), Part()
     records = picture_records(Path(source), tables, rejected)
     plan = {
         "builder": "images",
         "source": str(source),
-        "captions": str(captions) if captions else None,
-        "labels": str(labels) if labels else None,
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
+        "captions": path_of(captions),
+        "labels": path_of(labels),
         "size": size,
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([*tables, *source_files(records)]),
     }
-    with Building(Path(out), plan) as building:
-        if building.complete:
-            return building.tidy()
-        folder = None
-        if captions:
-            texts = TrainingTexts(
-                lambda: ((record.row.get("caption"), record.group) for record in records),
-                shares,
-                "captions",
-                "no picture has a caption",
-            )
-            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            records,
-            PictureMaker(size, folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("pictures", len(records), shown=progress),
-        )
-        fields = {"image": IMAGE, "labels": LABELS, **text_fields(folder)}
-        statistics = {"image": picture_statistics(parts), "text": token_statistics(parts)}
-        return finish(building, fields, parts, statistics, rejected)
+    texts = TrainingTexts(
+        lambda: ((record.row.get("caption"), record.group) for record in records),
+        work.shares,
+        "captions",
+        "no picture has a caption",
+    )
+    return build_data_set(
+        work,
+        plan,
+        [*tables, *source_files(records)],
+        records,
+        partial(PictureMaker, size),
+        texts=texts if captions else None,
+        fields={"image": IMAGE},
+        statistics=lambda parts: {"image": picture_statistics(parts)},
+        rejected=rejected,
+        what="pictures",
+    )
 
 
 def shrink(picture: Image.Image, size: int) -> Image.Image:

@@ -8,23 +8,14 @@ from mmpt.data.builders.cell_report import CellReport
 from mmpt.data.builders.cells import CellRules, check_rules, make_column
 from mmpt.data.builders.lab_records import LabRecord, LabRecords
 from mmpt.data.builders.lab_rows import Entries, Keys, Samples, long_entries, read_samples, wide_entries
-from mmpt.data.builders.parallel import Draft, check_work
-from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import (
-    LABELS,
-    TrainingTexts,
-    text_fields,
-    text_members,
-    token_statistics,
-    tokenizer_folder,
-)
-from mmpt.data.building import Building
+from mmpt.data.builders.parallel import Draft
+from mmpt.data.builders.steps import Work, build_data_set
+from mmpt.data.builders.texts import LABELS, TrainingTexts, text_members
 from mmpt.data.encode import encode
 from mmpt.data.lab_table import LabTable, nearest, read_lab_table, read_names, read_units
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field, declare
-from mmpt.data.split import Shares, check_shares
+from mmpt.data.split import Shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -119,8 +110,10 @@ def build_labs(
     Raises:
         DataError: table, settings or folder can't be used, or there is no good sample.
     """
-    check_work((samples_per_shard, shard_bytes), processes)
-    path, shares, unit_of = Path(table), check_shares(split), read_units(units)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
+    path, unit_of = Path(table), read_units(units)
     names = read_names(path)
     asked = Keys(
         id_key, visit_key, group_key, label_key, note_key, item_key, value_key, unit_key, time_key, tuple(labels)
@@ -130,7 +123,7 @@ def build_labs(
     rules = CellRules(not long, tuple(categorical), unit_of, aggregate, (float(clip[0]), float(clip[1])))
     check_rules(rules)
     report = CellReport(path)
-    records = read_records(path, names, columns, keys, rules, shares, report)
+    records = read_records(path, names, columns, keys, rules, work.shares, report)
     plan = {
         "builder": "labs",
         "table": str(table),
@@ -138,32 +131,22 @@ def build_labs(
         "columns": list(columns) if columns else None,
         "cells": asdict(rules),
         "keys": asdict(keys),
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([path]),
     }
-    with Building(Path(out), plan) as building:
-        if building.complete:
-            return building.tidy()
-        folder = None
-        if records.noted:
-            notes = TrainingTexts(
-                lambda: ((record.note, record.group) for record in records), shares, "notes", "no sample has a note"
-            )
-            folder = tokenizer_folder(building, notes, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            records,
-            LabMaker(folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("samples", len(records), shown=progress),
-        )
-        fields = {"labs": labs_field(records), "labels": LABELS, **text_fields(folder)}
-        statistics = {"labs": records.statistics(report), "text": token_statistics(parts)}
-        return finish(building, fields, parts, statistics, report.part)
+    notes = TrainingTexts(
+        lambda: ((record.note, record.group) for record in records), work.shares, "notes", "no sample has a note"
+    )
+    return build_data_set(
+        work,
+        plan,
+        [path],
+        records,
+        LabMaker,
+        texts=notes if records.noted else None,
+        fields={"labs": labs_field(records)},
+        statistics=lambda parts: {"labs": records.statistics(report)},
+        rejected=report.part,
+        what="samples",
+    )
 
 
 def is_long(path: Path, form: str, keys: Keys, asked: Keys) -> bool:

@@ -11,6 +11,7 @@ from mmpt.data.builders.files import (
     BLANK,
     FileRecord,
     Table,
+    distinct,
     file_records,
     joined_rows,
     list_all,
@@ -66,7 +67,7 @@ def list_recordings(
         DataError: the source or a table can't be used at all.
     """
     sizes = list_files(source, SOUNDS, "recording", rejected, beside=(*BESIDE, ".lab"))
-    paths = list(dict.fromkeys(path for path in (transcripts, labels) if path))
+    paths = distinct(transcripts, labels)
     tables = {path: read_table(path, rejected) for path in paths}
     if transcripts:
         _check_transcripts(transcripts, tables[transcripts])

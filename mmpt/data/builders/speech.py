@@ -3,15 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmpt.data.builders.files import source_files
-from mmpt.data.builders.parallel import Draft, check_work
-from mmpt.data.builders.progress import Progress
+from mmpt.data.builders.parallel import Draft
 from mmpt.data.builders.recordings import (
     TEXT_COLUMNS,
     SoundRecord,
@@ -21,21 +20,13 @@ from mmpt.data.builders.recordings import (
     sound_records,
 )
 from mmpt.data.builders.sounds import Piece, PieceReader, count_quiet
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import (
-    LABELS,
-    TrainingTexts,
-    text_fields,
-    text_members,
-    token_statistics,
-    tokenizer_folder,
-)
-from mmpt.data.building import Building
+from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.texts import LABELS, TrainingTexts, text_members
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field, declare
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares
+from mmpt.data.split import Shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -120,12 +111,14 @@ def build_speech(
     Raises:
         DataError: sources, settings or folder can't be used, or there is no good recording.
     """
-    check_work((samples_per_shard, shard_bytes), processes)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
     check_limit(max_seconds)
     check_storage(storage)
-    rejected, shares, place = Part(), check_shares(split), Path(source)
+    rejected = Part()
     files, beside = list_recordings(
-        place, Path(transcripts) if transcripts else None, Path(labels) if labels else None, rejected
+        Path(source), Path(transcripts) if transcripts else None, Path(labels) if labels else None, rejected
     )
     rate, rate_from = (sample_rate, "the setting") if sample_rate is not None else first_rate(files)
     check_rate(rate)
@@ -133,41 +126,30 @@ def build_speech(
     plan = {
         "builder": "speech",
         "source": str(source),
-        "transcripts": str(transcripts) if transcripts else None,
-        "labels": str(labels) if labels else None,
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
+        "transcripts": path_of(transcripts),
+        "labels": path_of(labels),
         "sample_rate": rate,
         "max_seconds": max_seconds,
         "storage": storage,
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([*beside, *source_files(files)]),
     }
-    with Building(Path(out), plan) as building:
-        if building.complete:
-            return building.tidy()
-        folder = None
-        if transcripts or any(record.transcript for record in records):
-            texts = TrainingTexts(
-                lambda: ((record.transcript, record.file.group) for record in records),
-                shares,
-                "transcripts",
-                "no recording has one",
-            )
-            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            records,
-            SpeechMaker(rate, storage, folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("recordings", len(records), shown=progress),
-        )
-        speech = Field("speech", "audio", STORAGES, {"sample_rate": rate})
-        sound = sound_statistics(parts, rate) | {"rate_from": rate_from}
-        fields = {"speech": speech, "labels": LABELS, **text_fields(folder)}
-        return finish(building, fields, parts, {"speech": sound, "text": token_statistics(parts)}, rejected)
+    texts = TrainingTexts(
+        lambda: ((record.transcript, record.file.group) for record in records),
+        work.shares,
+        "transcripts",
+        "no recording has one",
+    )
+    return build_data_set(
+        work,
+        plan,
+        [*beside, *source_files(files)],
+        records,
+        partial(SpeechMaker, rate, storage),
+        texts=texts if transcripts or any(record.transcript for record in records) else None,
+        fields={"speech": Field("speech", "audio", STORAGES, {"sample_rate": rate})},
+        statistics=lambda parts: {"speech": sound_statistics(parts, rate) | {"rate_from": rate_from}},
+        rejected=rejected,
+        what="recordings",
+    )
 
 
 def check_storage(storage: str) -> None:

@@ -1,81 +1,111 @@
-"""Steps that every builder takes: the tokenizer, the end, and the marks of its inputs."""
+"""Steps that every builder takes: the tokenizer, the shards, and the manifest of a data set."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from mmpt.data.builders.parallel import Draft, Record, build_shards
+from mmpt.data.builders.parallel import Draft, Record, build_shards, check_work
 from mmpt.data.builders.progress import Progress
-from mmpt.data.building import Building, nothing_good
+from mmpt.data.builders.texts import LABELS, Texts, text_fields, token_statistics, tokenizer_folder
+from mmpt.data.building import Building
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import Field
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares
-from mmpt.data.tokenizer import adopt_tokenizer, train_tokenizer
+from mmpt.data.split import Shares, check_shares
 from mmpt.errors import DataError
 
 
-@runtime_checkable
-class Texts(Protocol):
-    """Texts of the training split; after a pass it knows how many were good, in training, and bad."""
-
-    good: int
-    training: int
-    bad: Part
-
-    def __iter__(self) -> Iterator[str]: ...
-
-
-def make_tokenizer(
-    building: Building,
-    folder: Path,
-    texts: Texts,
-    tokenizer: str | Path | None,
-    *,
-    vocabulary: int,
-    algorithm: str,
-) -> None:
-    """Write the data set's tokenizer folder; a build that fails here leaves nothing behind.
+@dataclass(frozen=True)
+class Work:
+    """What every builder is told beside its own settings; raises DataError for what can't be used.
 
     Args:
-        building: the data set's folder.
-        folder: where the tokenizer goes.
-        texts: what to train on.
-        tokenizer: a folder to copy, or None to train.
+        out: the data set's folder.
+        tokenizer: a folder to copy, or None to train one.
         vocabulary: of a trained one.
         algorithm: of a trained one.
+        limits: records and bytes of input a shard at most.
+        processes: how many work.
+        shares: of the splits.
+        shown: say on stderr how far it is.
     """
-    try:
-        if tokenizer:
-            adopt_tokenizer(Path(tokenizer), folder)
-            return
-        train_tokenizer(texts, folder, vocabulary=vocabulary, algorithm=algorithm)
-        if not texts.good:
-            raise DataError(nothing_good([texts.bad]))
-        if not texts.training:
-            raise DataError(
-                f"no group of the {texts.good} good texts fell into the training split, which trains the tokenizer"
-            )
-    except DataError:
-        building.discard()
-        raise
+
+    out: str | Path
+    tokenizer: str | Path | None
+    vocabulary: int
+    algorithm: str
+    limits: tuple[int, int]
+    processes: int
+    shares: Shares
+    shown: bool
+
+    def __post_init__(self) -> None:
+        check_work(self.limits, self.processes)
+        object.__setattr__(self, "shares", check_shares(self.shares))
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """As far as it decides the result."""
+        trained = {"vocabulary": self.vocabulary, "algorithm": self.algorithm}
+        return {
+            "tokenizer": str(self.tokenizer) if self.tokenizer else trained,
+            "limits": list(self.limits),
+            "split": list(self.shares),
+        }
 
 
-def make_shards(
-    building: Building,
+def build_data_set(
+    work: Work,
+    plan: Mapping[str, Any],
+    inputs: Sequence[Path],
     records: Iterable[Record],
-    make: Callable[[Any], Draft],
+    make: Callable[[Path | None], Callable[[Any], Draft]],
     *,
-    limits: tuple[int, int],
-    shares: Shares,
-    processes: int,
-    progress: Progress,
-) -> list[Part]:
-    """`build_shards`, saying how far it is."""
-    with progress as shown:
-        return build_shards(building, records, make, limits=limits, shares=shares, processes=processes, progress=shown)
+    texts: Texts | None,
+    fields: Mapping[str, Field],
+    statistics: Callable[[list[Part]], Mapping[str, Any]],
+    rejected: Part,
+    what: str,
+) -> Manifest:
+    """Make all that is not there yet of a data set.
+
+    Args:
+        work: what every builder is told.
+        plan: the builder's name and own settings.
+        inputs: files that must not change between a kill and the next try.
+        records: in an order that does not change between runs.
+        make: what makes samples of records, from the tokenizer's folder, or None without texts.
+        texts: what the tokenizer is trained on.
+        fields: beside labels and text.
+        statistics: by field, from the finished parts.
+        rejected: what was left out before.
+        what: the records, for people.
+    """
+    plan = {**plan, **work.plan, "inputs": input_marks(inputs)}
+    with Building(Path(work.out), plan) as building:
+        if building.complete:
+            return building.tidy()
+        folder = None
+        if texts is not None:
+            folder = tokenizer_folder(
+                building, texts, work.tokenizer, vocabulary=work.vocabulary, algorithm=work.algorithm
+            )
+        total = len(records) if isinstance(records, Sized) else None
+        with Progress(what, total, shown=work.shown) as progress:
+            parts = build_shards(
+                building,
+                records,
+                make(folder),
+                limits=work.limits,
+                shares=work.shares,
+                processes=work.processes,
+                progress=progress,
+            )
+        fields = {**fields, "labels": LABELS, **text_fields(folder)}
+        return finish(building, fields, parts, {**statistics(parts), "text": token_statistics(parts)}, rejected)
 
 
 def finish(
@@ -98,3 +128,8 @@ def input_marks(paths: Sequence[Path]) -> str:
         state = path.stat()
         digest.update(json.dumps([str(path), state.st_size, state.st_mtime_ns]).encode())
     return digest.hexdigest()
+
+
+def path_of(path: str | Path | None) -> str | None:
+    """As a plan has it."""
+    return str(path) if path else None

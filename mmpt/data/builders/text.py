@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmpt.data.builders.documents import DocumentParser, TextRecord, text_files, text_records
-from mmpt.data.builders.parallel import Draft, check_work
-from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import LABELS, text_fields, text_members, token_statistics, tokenizer_folder
-from mmpt.data.building import Building
+from mmpt.data.builders.parallel import Draft
+from mmpt.data.builders.steps import Work, build_data_set
+from mmpt.data.builders.texts import LABELS, TEXT, text_members
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares, split_of
+from mmpt.data.split import Shares, split_of
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -23,7 +22,7 @@ class DocumentMaker:
     """Record -> sample, in any process."""
 
     parse: DocumentParser
-    tokenizer_folder: Path
+    tokenizer_folder: Path | None
 
     def __call__(self, record: TextRecord) -> Draft:
         document = self.parse(record)
@@ -71,35 +70,28 @@ def build_text(
     Raises:
         DataError: sources, settings or folder can't be used, or there is no good document.
     """
-    check_work((samples_per_shard, shard_bytes), processes)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
     files = text_files([Path(source) for source in sources])
-    shares = check_shares(split)
-    settings = {
+    parse = DocumentParser(text_key, label_key, group_key)
+    plan = {
         "builder": "text",
         "sources": [str(source) for source in sources],
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
         "keys": [text_key, label_key, group_key],
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([path for path, _ in files]),
     }
-    parse = DocumentParser(text_key, label_key, group_key)
-    with Building(Path(out), settings) as building:
-        if building.complete:
-            return building.tidy()
-        texts = TrainingDocuments(files, parse, shares)
-        folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            text_records(files),
-            DocumentMaker(parse, folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("documents", shown=progress),
-        )
-        fields = {**text_fields(folder), "labels": LABELS}
-        return finish(building, fields, parts, {"text": token_statistics(parts)}, Part())
+    return build_data_set(
+        work,
+        plan,
+        [path for path, _ in files],
+        text_records(files),
+        partial(DocumentMaker, parse),
+        texts=TrainingDocuments(files, parse, work.shares),
+        fields={"text": TEXT},
+        statistics=lambda parts: {},
+        rejected=Part(),
+        what="documents",
+    )
 
 
 class TrainingDocuments:

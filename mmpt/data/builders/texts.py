@@ -3,20 +3,31 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tokenizers import Tokenizer
 
-from mmpt.data.builders.steps import Texts, make_tokenizer
-from mmpt.data.building import Building
+from mmpt.data.building import Building, nothing_good
 from mmpt.data.encode import Member, encode
 from mmpt.data.schema import Field, declare
 from mmpt.data.shard import Counts, Part
 from mmpt.data.split import Shares, split_of
-from mmpt.data.tokenizer import FOLDER, kept_tokenizer, token_ids, tokenizer_facts
+from mmpt.data.tokenizer import FOLDER, adopt_tokenizer, kept_tokenizer, token_ids, tokenizer_facts, train_tokenizer
+from mmpt.errors import DataError
 
 TEXT = declare("text", "txt")
 LABELS = declare("labels", "json")
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """Texts of the training split; after a pass it knows how many were good, in training, and bad."""
+
+    good: int
+    training: int
+    bad: Part
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 class TrainingTexts:
@@ -47,11 +58,37 @@ class TrainingTexts:
 def tokenizer_folder(
     building: Building, texts: Texts, tokenizer: str | Path | None, *, vocabulary: int, algorithm: str
 ) -> Path:
-    """The data set's tokenizer: there from an earlier try, copied, or trained."""
+    """The data set's tokenizer: there from an earlier try, copied, or trained; a build that fails here leaves nothing.
+
+    Args:
+        building: the data set's folder.
+        texts: what to train on.
+        tokenizer: a folder to copy, or None to train.
+        vocabulary: of a trained one.
+        algorithm: of a trained one.
+    """
     folder = building.folder / FOLDER
-    if not folder.exists():
-        make_tokenizer(building, folder, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
+    if folder.exists():
+        return folder
+    try:
+        if tokenizer:
+            adopt_tokenizer(Path(tokenizer), folder)
+        else:
+            _train(texts, folder, vocabulary, algorithm)
+    except DataError:
+        building.discard()
+        raise
     return folder
+
+
+def _train(texts: Texts, folder: Path, vocabulary: int, algorithm: str) -> None:
+    train_tokenizer(texts, folder, vocabulary=vocabulary, algorithm=algorithm)
+    if not texts.good:
+        raise DataError(nothing_good([texts.bad]))
+    if not texts.training:
+        raise DataError(
+            f"no group of the {texts.good} good texts fell into the training split, which trains the tokenizer"
+        )
 
 
 def text_fields(folder: Path | None) -> dict[str, Field]:

@@ -1,31 +1,23 @@
 """`mmpt build video`: animations, films and folders of numbered frames, with captions and labels, -> shards."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from mmpt.data.builders.clips import ClipRecord, clip_records
+from mmpt.data.builders.files import distinct
 from mmpt.data.builders.images import picture_statistics, pixel_sums, shrink
 from mmpt.data.builders.moving import FrameReader
-from mmpt.data.builders.parallel import Draft, check_work
-from mmpt.data.builders.progress import Progress
-from mmpt.data.builders.steps import finish, input_marks, make_shards
-from mmpt.data.builders.texts import (
-    LABELS,
-    TrainingTexts,
-    text_fields,
-    text_members,
-    token_statistics,
-    tokenizer_folder,
-)
-from mmpt.data.building import Building
+from mmpt.data.builders.parallel import Draft
+from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.texts import LABELS, TrainingTexts, text_members
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
 from mmpt.data.schema import declare
 from mmpt.data.shard import Part
-from mmpt.data.split import Shares, check_shares
+from mmpt.data.split import Shares
 from mmpt.data.writer import DEFAULT_SHARES, SHARD_BYTES
 from mmpt.errors import DataError
 
@@ -110,49 +102,39 @@ def build_video(
     Raises:
         DataError: sources, settings or folder can't be used, or there is no good video.
     """
-    check_work((samples_per_shard, shard_bytes), processes)
+    work = Work(
+        out, tokenizer, vocabulary, algorithm, (samples_per_shard, shard_bytes), processes, split, shown=progress
+    )
     _check_settings(frames, size, storage)
-    tables = list(dict.fromkeys(Path(table) for table in (captions, labels) if table))
-    rejected, shares, place = Part(), check_shares(split), Path(source)
+    tables, rejected, place = distinct(captions, labels), Part(), Path(source)
     records = clip_records(place, tables, frames, rejected)
-    inputs = sorted({path for record in records for path in _files_of(record, place)})
     plan = {
         "builder": "video",
         "source": str(source),
-        "captions": str(captions) if captions else None,
-        "labels": str(labels) if labels else None,
-        "tokenizer": str(tokenizer) if tokenizer else {"vocabulary": vocabulary, "algorithm": algorithm},
+        "captions": path_of(captions),
+        "labels": path_of(labels),
         "frames": frames,
         "size": size,
         "storage": storage,
-        "limits": [samples_per_shard, shard_bytes],
-        "split": list(shares),
-        "inputs": input_marks([*tables, *inputs]),
     }
-    with Building(Path(out), plan) as building:
-        if building.complete:
-            return building.tidy()
-        folder = None
-        if captions and records:
-            texts = TrainingTexts(
-                lambda: ((record.video.file.row.get("caption"), record.video.file.group) for record in records),
-                shares,
-                "captions",
-                "no video has a caption",
-            )
-            folder = tokenizer_folder(building, texts, tokenizer, vocabulary=vocabulary, algorithm=algorithm)
-        parts = make_shards(
-            building,
-            records,
-            ClipMaker(size, storage, folder),
-            limits=(samples_per_shard, shard_bytes),
-            shares=shares,
-            processes=processes,
-            progress=Progress("clips", len(records), shown=progress),
-        )
-        fields = {"video": declare("video", storage), "labels": LABELS, **text_fields(folder)}
-        statistics = {"video": picture_statistics(parts), "text": token_statistics(parts)}
-        return finish(building, fields, parts, statistics, rejected)
+    texts = TrainingTexts(
+        lambda: ((record.video.file.row.get("caption"), record.video.file.group) for record in records),
+        work.shares,
+        "captions",
+        "no video has a caption",
+    )
+    return build_data_set(
+        work,
+        plan,
+        [*tables, *sorted({path for record in records for path in _files_of(record, place)})],
+        records,
+        partial(ClipMaker, size, storage),
+        texts=texts if captions and records else None,
+        fields={"video": declare("video", storage)},
+        statistics=lambda parts: {"video": picture_statistics(parts)},
+        rejected=rejected,
+        what="clips",
+    )
 
 
 def _check_settings(frames: int, size: int | None, storage: str) -> None:

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from matplotlib.figure import FigureBase
 from torch import Tensor
 
-from mmpt.config import find_parts
 from mmpt.encoders import Modality
 from mmpt.objectives import Prediction
 from mmpt.objectives.targets import Target
+from mmpt.parts import find_parts
 from mmpt.report.markup import Html
 from mmpt.tokens import Content
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mmpt.encoders.image import Image, normalise
 from mmpt.objectives import Prediction
 from mmpt.objectives.targets.pixels import PixelsTarget
-from mmpt.report.figures import encode_picture
-from mmpt.report.markup import Html, element, escape, picture
+from mmpt.report.figures import draw_titled, titled_pictures
+from mmpt.report.markup import Html, escape
 from mmpt.report.views import View, on_true_scale, predictions_of
 from mmpt.tokens import Content
 
@@ -56,12 +56,7 @@ class ImageView(View):
 
     def html(self, seen: Triple, name: str) -> Html:
         """Side by side."""
-        encoded = [(kind, *encode_picture(pixels)) for kind, pixels in seen._asdict().items()]
-        images = [
-            element("figure", picture(data, ending, f"{name}: {kind}"), element("figcaption", kind))
-            for kind, data, ending in encoded
-        ]
-        return element("div", *images, class_="triple")
+        return titled_pictures(seen._asdict(), name, class_="triple")
 
     def height(self, seen: Triple) -> float:
         """A title and the pictures."""
@@ -69,10 +64,7 @@ class ImageView(View):
 
     def draw(self, seen: Triple, figure: FigureBase) -> None:
         """Side by side."""
-        for axes, (kind, pixels) in zip(figure.subplots(1, 3), seen._asdict().items(), strict=True):
-            axes.imshow(pixels, interpolation="nearest")
-            axes.set_title(kind, fontsize=9)
-            axes.set_axis_off()
+        draw_titled(seen._asdict(), figure.subplots(1, 3))
 
 
 def to_pixels(

@@ -11,8 +11,8 @@ from torch import Tensor
 from mmpt.encoders.video import Video
 from mmpt.objectives import Prediction
 from mmpt.objectives.targets.pixels import PixelsTarget, channel_scale
-from mmpt.report.figures import encode_picture
-from mmpt.report.markup import Html, element, escape, picture
+from mmpt.report.figures import draw_titled, titled_pictures
+from mmpt.report.markup import Html, escape
 from mmpt.report.views import View, predictions_of
 from mmpt.tokens import Content
 
@@ -58,12 +58,7 @@ class VideoView(View):
 
     def html(self, seen: Strips, name: str) -> Html:
         """One below the other."""
-        encoded = [(kind, *encode_picture(pixels)) for kind, pixels in seen._asdict().items()]
-        images = [
-            element("figure", picture(data, ending, f"{name}: {kind}"), element("figcaption", kind))
-            for kind, data, ending in encoded
-        ]
-        return element("div", *images, class_="strips")
+        return titled_pictures(seen._asdict(), name, class_="strips")
 
     def height(self, seen: Strips) -> float:
         """Titles and strips."""
@@ -71,10 +66,7 @@ class VideoView(View):
 
     def draw(self, seen: Strips, figure: FigureBase) -> None:
         """One below the other."""
-        for axes, (kind, pixels) in zip(figure.subplots(3, 1), seen._asdict().items(), strict=True):
-            axes.imshow(pixels, interpolation="nearest")
-            axes.set_title(kind, fontsize=9)
-            axes.set_axis_off()
+        draw_titled(seen._asdict(), figure.subplots(3, 1))
 
 
 def to_pixels(
