@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmpt.data.manifest import Manifest
 from mmpt.data.reader import Reader
 from mmpt.downstream.units.features import FrameFeatures
+from mmpt.downstream.units.ranks import join
 from mmpt.errors import DataError
 
 AT_ONCE = 16  # samples
@@ -25,8 +26,9 @@ Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 class Frames:
     """Row and frames of each sample, in the order given, as often as it is iterated over.
 
-    The same frames come bit for bit whatever the number of workers: each chunk of samples is computed by itself, by one
-    thread where it is computed on the host. Raises DataError that names the sample.
+    The same frames come bit for bit whatever the number of workers and of ranks: each chunk of samples is computed by
+    itself, by one thread where it is computed on the host. Under a launcher each rank computes its share, and each
+    gets all frames; all have to iterate alike. Raises DataError that names the sample.
 
     Args:
         features: of which stream; has to pickle where there are workers.
@@ -48,12 +50,14 @@ class Frames:
     ) -> None:
         if workers < 0:
             raise DataError(f"workers: expected 0 or more, got {workers}")
-        self.chunks = _Chunks(features, manifest, rows)
+        self.chunks, self.ranks = _Chunks(features, manifest, rows), join()
         self.rows, self.console, self.title = rows, console, title
-        self.workers = min(workers, len(self.chunks))
+        mine = range(self.ranks.rank, len(self.chunks), self.ranks.ranks)
+        self.workers = min(workers, len(mine))
         self.loader = DataLoader(
             self.chunks,
             batch_size=None,
+            sampler=mine,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=_start_worker if self.workers else None,
@@ -67,11 +71,21 @@ class Frames:
         return iter(track(self._each(), self.title, len(self.rows), console=self.console, transient=True))
 
     def _each(self) -> Iterator[tuple[int, Float[np.ndarray, "_ P"]]]:
-        for found in self.loader:
-            if isinstance(found, DataError):
-                raise found
-            yield from found
+        found = iter(self.loader)
+        for first in range(0, len(self.chunks), self.ranks.ranks):
+            mine = next(found, None)  # the ranks compute theirs at the same time, then each hands it to all
+            for number in range(first, min(first + self.ranks.ranks, len(self.chunks))):
+                yield from self._handed_out(number, mine)
         self.chunks.close()
+
+    def _handed_out(self, number: int, mine: "Chunk | DataError | None") -> Chunk:
+        owner, rows = number % self.ranks.ranks, self.chunks.rows_of(number)
+        if self.ranks.ranks > 1:
+            frames = [own for _, own in mine] if isinstance(mine, list) else mine
+            return list(zip(rows, self.ranks.chunk_of(owner, frames, len(rows)), strict=True))
+        if isinstance(mine, DataError):
+            raise mine
+        return mine or []
 
 
 class _Chunks(Dataset["Chunk | DataError"]):
@@ -84,8 +98,12 @@ class _Chunks(Dataset["Chunk | DataError"]):
     def __len__(self) -> int:
         return -(-len(self.rows) // AT_ONCE)
 
+    def rows_of(self, number: int) -> list[int]:
+        """Of the chunk."""
+        return [int(row) for row in self.rows[number * AT_ONCE : (number + 1) * AT_ONCE]]
+
     def __getitem__(self, number: int) -> "Chunk | DataError":
-        rows = [int(row) for row in self.rows[number * AT_ONCE : (number + 1) * AT_ONCE]]
+        rows = self.rows_of(number)
         try:
             values = [self.reader.read(row)[self.features.stream] for row in rows]
             with _one_thread():
