@@ -26,7 +26,7 @@ def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     fit = add_verb(
         kinds,
         "fit",
-        "k-means over frame features of a data set; memory does not grow with it",
+        "k-means over frame features of a data set; memory does not grow with it; ranks of a launcher share the work",
         "mmpt units fit shards/speech --clusters 100 --out units/mfcc.safetensors\n"
         "  mmpt units fit shards/speech --run runs/first --layer 2 --clusters 100 --out units/second.safetensors\n"
         "  mmpt units fit shards/speech --run runs/first --layer auto --against label --out units/second.safetensors",

@@ -37,6 +37,7 @@ class UnitLabels(ABC):
         self.rate = None if facts["rate"] is None else Fraction(facts["rate"])
         made: dict[str, Any] = facts.get("features") or facts.get("scorer") or {}
         self.limit = made.get("limit")
+        self.counts: dict[int, list[int]] = {}  # tokens of each piece, of samples that have several
         if self.rate is not None and not isinstance(modality, Sound):
             raise ConfigError(f"{where}: {self.rate} labels a second, and this stream's tokens are not of sound")
         if self.rate is None and modality.augments:
@@ -65,7 +66,7 @@ class UnitLabels(ABC):
         """
         labels = self.stored(sample, value)
         if self.rate is None or not isinstance(self.modality, Sound):
-            return self._of_pieces(labels, value, piece, read)
+            return self._of_pieces(labels, sample, value, piece, read)
         seconds, given = Fraction(len(value[0])) / Fraction(self.modality.data_rate), len(labels) / self.rate
         if abs(seconds - given) > tolerance(self.rate) or not len(labels):
             raise DataError(f"{float(seconds):.2f} s with labels for {float(given):.2f} s; label the samples again")
@@ -73,7 +74,7 @@ class UnitLabels(ABC):
         return labels[token_labels(first, self.rate, self.modality, len(read)).clip(max=len(labels) - 1)]
 
     def _of_pieces(
-        self, labels: Shaped[np.ndarray, " T"], value: Any, piece: Piece, read: np.ndarray
+        self, labels: Shaped[np.ndarray, " T"], sample: int, value: Any, piece: Piece, read: np.ndarray
     ) -> Shaped[np.ndarray, " N"]:
         """Labels of the tokens of one piece stand behind those of the pieces before it."""
         pieces = pieces_of(self.modality, value)
@@ -86,14 +87,18 @@ class UnitLabels(ABC):
             )
         if (start, stop) not in pieces:
             raise DataError(f"labels are of pieces, and {start} to {stop} is none of them; read the stream by itself")
-        counts = [
-            observed_tokens(self.modality, read if start == own[0] else self.modality.read(value, *own, None))
-            for own in pieces
-        ]
+        counts = [observed_tokens(self.modality, read)] if len(pieces) == 1 else self._counts(sample, value, pieces)
         if len(labels) != sum(counts):
             raise DataError(f"{len(labels)} labels for {sum(counts)} tokens; label the samples again")
         number = pieces.index((start, stop))
         return labels[sum(counts[:number]) : sum(counts[: number + 1])]
+
+    def _counts(self, sample: int, value: Any, pieces: Sequence[Piece]) -> list[int]:
+        """Observed tokens of each piece, for which all of them are read once."""
+        if sample not in self.counts:
+            read = (self.modality.read(value, *own, None) for own in pieces)
+            self.counts[sample] = [observed_tokens(self.modality, own) for own in read]
+        return self.counts[sample]
 
 
 def tolerance(rate: Fraction) -> Fraction:

@@ -1,4 +1,4 @@
-"""Units of anything: recordings longer than a run reads at once, HuBERT's rounds on ECG and tables, kills in between."""
+"""Units of anything: recordings longer than a run reads at once, HuBERT's rounds on ECG and tables, and kills."""
 
 import csv
 import gzip
