@@ -37,14 +37,14 @@ def frames_alone(speech, pieces):
 
 
 def test_frames_of_pieces_cover_the_recording_and_training_finds_each_piece_s_own(tmp_path):
-    speech, sound = speech_of(tmp_path, 1.0), (np.ones(40_300, np.float32), 16000)
+    speech, sound = speech_of(tmp_path, 1.0), (np.ones(40_700, np.float32), 16000)
     pieces = pieces_of(speech, sound)
     frames = frames_alone(speech, pieces)
-    assert [len(own) for own in frames] == [49, 49, 25]
-    whole = side_by_side(frames, pieces, 40_300, speech)
-    assert len(whole) == 40_300 * 50 // 16000
+    assert [len(own) for own in frames] == [49, 49, 26]
+    whole = side_by_side(frames, pieces, 40_700, speech)
+    assert len(whole) == 40_700 * 50 // 16000
     assert whole[48:51].tolist() == [48, 48, 1000]
-    assert whole[-2:].tolist() == [2024, 2024]
+    assert whole[-2:].tolist() == [2025, 2025]
     labels = labels_of(tmp_path, speech, whole)
     labels.rate = Fraction(50)
     for piece, own in zip(pieces, frames, strict=True):
