@@ -77,6 +77,7 @@ def test_two_ranks_make_the_codebook_and_the_labels_of_one(speech, tmp_path):
 class Held(np.ndarray):
     """Frames that know of each other, however they were put together."""
 
+    __array_priority__ = 1.0  # what is put together of them is one of them
     alive: ClassVar[list] = []
 
     def __array_finalize__(self, obj):
@@ -105,6 +106,13 @@ class Counting(FrameFeatures):
 
     def of(self, values):
         return [held(own) for own in self.plain.of(values)]
+
+
+def test_long_recordings_are_not_in_memory_together():
+    assert corpus.chunk_edges([100] * 40) == [0, 16, 32, 40]
+    half = corpus.LONG // 2
+    assert corpus.chunk_edges([half, half, 1, 5 * half, 1, half]) == [0, 2, 3, 4, 6]
+    assert corpus.chunk_edges([]) == [0]
 
 
 @pytest.mark.parametrize("passes", [1, 4])

@@ -18,7 +18,10 @@ from mmpt.downstream.units.features import FrameFeatures
 from mmpt.downstream.units.ranks import join
 from mmpt.errors import DataError
 
-AT_ONCE = 16  # samples
+AT_ONCE = 16  # samples at most
+LONG = (
+    2**24
+)  # of a field's own units, samples of sound among them: more are not at once in memory, but of one recording
 
 Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 
@@ -94,13 +97,14 @@ class _Chunks(Dataset["Chunk | DataError"]):
     def __init__(self, features: FrameFeatures, manifest: Manifest, rows: Sequence[int]) -> None:
         self.features, self.rows = features, rows
         self.reader = Reader(manifest, [features.stream])
+        self.edges = chunk_edges(manifest.lengths(features.stream)[np.asarray(rows, dtype=np.int64)].tolist())
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // AT_ONCE)
+        return len(self.edges) - 1
 
     def rows_of(self, number: int) -> list[int]:
         """Of the chunk."""
-        return [int(row) for row in self.rows[number * AT_ONCE : (number + 1) * AT_ONCE]]
+        return [int(row) for row in self.rows[self.edges[number] : self.edges[number + 1]]]
 
     def __getitem__(self, number: int) -> "Chunk | DataError":
         rows = self.rows_of(number)
@@ -126,6 +130,17 @@ class _Chunks(Dataset["Chunk | DataError"]):
     def close(self) -> None:
         """Give this process's descriptors back."""
         self.reader.close()
+
+
+def chunk_edges(lengths: Sequence[int]) -> list[int]:
+    """Where chunks of samples of these lengths begin and the last one ends."""
+    edges, total = [0], 0
+    for number, length in enumerate(lengths):
+        if number - edges[-1] == AT_ONCE or (total + length > LONG and number > edges[-1]):
+            edges.append(number)
+            total = 0
+        total += length
+    return [*edges, len(lengths)] if lengths else edges
 
 
 @contextmanager
