@@ -35,8 +35,8 @@ class UnitLabels(ABC):
     def __init__(self, facts: dict[str, Any], modality: Modality, where: str) -> None:
         self.facts, self.modality, self.where = facts, modality, where
         self.rate = None if facts["rate"] is None else Fraction(facts["rate"])
-        made: dict[str, Any] = facts.get("features") or facts.get("scorer") or {}
-        self.limit = made.get("limit")
+        made = facts.get("features") or facts.get("scorer")
+        self.limit: int | None = made.get("limit") if isinstance(made, dict) else None
         self.counts: dict[int, list[int]] = {}  # tokens of each piece, of samples that have several
         if self.rate is not None and not isinstance(modality, Sound):
             raise ConfigError(f"{where}: {self.rate} labels a second, and this stream's tokens are not of sound")
