@@ -14,6 +14,7 @@ from mmpt.errors import DataError
 if TYPE_CHECKING:
     from mmpt.data.codebook import Codebook
     from mmpt.downstream.units.features import FrameFeatures
+    from mmpt.downstream.units.ranks import Ranks
 
 
 def add_units(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,7 +32,7 @@ def _add_fit(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     fit = add_verb(
         kinds,
         "fit",
-        "k-means over frame features of a data set; memory does not grow with it",
+        "k-means over frame features of a data set; memory does not grow with it; ranks of a launcher share the work",
         "mmpt units fit shards/speech --clusters 100 --out units/mfcc.safetensors\n"
         "  mmpt units fit shards/speech --run runs/first --layer 2 --clusters 100 --out units/second.safetensors\n"
         "  mmpt units fit shards/speech --run runs/first --layer auto --against label --out units/second.safetensors",
@@ -142,7 +143,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
     from mmpt.data.codebook import save_codebook
     from mmpt.downstream.units.fit import fit_codebook
 
-    out, console = Path(arguments.out), Console(highlight=False)
+    out, console, ranks = Path(arguments.out), *_console_and_ranks()
     if out.suffix != ".safetensors":
         raise DataError(f"--out {out}: expected a .safetensors file")
     features, chosen = _features_to_fit(arguments, console)
@@ -157,7 +158,8 @@ def run_fit(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         console=console,
     )
-    save_codebook(replace(codebook, chosen=chosen), out)
+    if ranks.rank == 0:
+        save_codebook(replace(codebook, chosen=chosen), out)
     console.print(f"{out}: {_told(codebook)}", markup=False, soft_wrap=True)
     return 0
 
@@ -193,7 +195,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     from mmpt.data.codebook import load_codebook
     from mmpt.downstream.units.label import label_data
 
-    console, codebook = Console(highlight=False), load_codebook(Path(arguments.codebook))
+    (console, _), codebook = _console_and_ranks(), load_codebook(Path(arguments.codebook))
     features = _features(arguments, codebook.stream, codebook.features.get("layer"))
     manifest, quality = label_data(
         codebook,
@@ -213,11 +215,19 @@ def run_score(arguments: argparse.Namespace) -> int:
     """`mmpt units score`."""
     from mmpt.downstream.units.score import Confidence, score_data
 
-    console = Console(highlight=False)
+    console, _ = _console_and_ranks()
     confidence = Confidence(Path(arguments.run_folder), arguments.stream, step=arguments.step)
     manifest = score_data(confidence, arguments.data, arguments.out, console=console)
     console.print(f"{arguments.out}: scores of {len(manifest)} samples", markup=False, soft_wrap=True)
     return 0
+
+
+def _console_and_ranks() -> "tuple[Console, Ranks]":
+    """Under a launcher rank 0 alone speaks, and writes."""
+    from mmpt.downstream.units.ranks import join
+
+    ranks = join()
+    return Console(highlight=False, quiet=ranks.rank > 0), ranks
 
 
 def _told(codebook: "Codebook") -> str:

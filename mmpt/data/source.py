@@ -276,7 +276,7 @@ class Source:
                 values[stream] = modality.read(value, first, last, draw)
                 for which, labels in self.beside.items():
                     if which[1] == stream:
-                        beside[which] = labels.tokens(sample, value, first, values[stream])
+                        beside[which] = labels.tokens(sample, value, (first, last), values[stream])
             except DataError as error:
                 raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
         return values, beside

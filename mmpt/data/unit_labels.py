@@ -13,6 +13,7 @@ from jaxtyping import Integer, Shaped
 from mmpt.data.codebook import Codebook, load_codebook
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.mfcc import mfcc_of
+from mmpt.data.pieces import Piece, first_frame, observed_tokens, pieces_of
 from mmpt.data.reader import Reader
 from mmpt.encoders import Modality
 from mmpt.encoders.sound import Sound
@@ -20,7 +21,7 @@ from mmpt.errors import ConfigError, DataError
 from mmpt.tokens import Content
 
 FIELD = "units"
-TOLERANCE = 0.1  # seconds that a recording and its labels may differ by
+TOLERANCE = Fraction(1, 10)  # seconds
 
 
 class UnitLabels(ABC):
@@ -34,6 +35,9 @@ class UnitLabels(ABC):
     def __init__(self, facts: dict[str, Any], modality: Modality, where: str) -> None:
         self.facts, self.modality, self.where = facts, modality, where
         self.rate = None if facts["rate"] is None else Fraction(facts["rate"])
+        made = facts.get("features") or facts.get("scorer")
+        self.limit: int | None = made.get("limit") if isinstance(made, dict) else None
+        self.counts: dict[int, list[int]] = {}  # tokens of each piece, of samples that have several
         if self.rate is not None and not isinstance(modality, Sound):
             raise ConfigError(f"{where}: {self.rate} labels a second, and this stream's tokens are not of sound")
         if self.rate is None and modality.augments:
@@ -51,38 +55,69 @@ class UnitLabels(ABC):
     def stored(self, sample: int, value: Any) -> Shaped[np.ndarray, " T"]:
         """All labels of a sample of the data set, whose decoded field is `value`; raises DataError."""
 
-    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Shaped[np.ndarray, " N"]:
+    def tokens(self, sample: int, value: Any, piece: Piece, read: np.ndarray) -> Shaped[np.ndarray, " N"]:
         """The label of each observed token of a piece, in order.
 
         Args:
             sample: of the data set.
             value: its decoded field.
-            start: where the piece begins, in the field's units.
+            piece: where it begins and stops, in the field's units.
             read: what the modality read of the piece.
         """
         labels = self.stored(sample, value)
         if self.rate is None or not isinstance(self.modality, Sound):
-            content = self.modality.collate([[read]], None)
-            count = int((content.valid & content.observed).sum())
-            if start or len(labels) != count:
-                raise DataError(f"{len(labels)} labels for {count} tokens from {start}; label the samples again")
-            return labels
+            return self._of_pieces(labels, sample, value, piece, read)
         seconds, given = Fraction(len(value[0])) / Fraction(self.modality.data_rate), len(labels) / self.rate
-        if abs(seconds - given) > TOLERANCE or not len(labels):
+        if abs(seconds - given) > tolerance(self.rate) or not len(labels):
             raise DataError(f"{float(seconds):.2f} s with labels for {float(given):.2f} s; label the samples again")
-        first = start * self.rate / Fraction(self.modality.data_rate)
+        first = first_frame(piece[0], self.rate, self.modality)
         return labels[token_labels(first, self.rate, self.modality, len(read)).clip(max=len(labels) - 1)]
 
+    def _of_pieces(
+        self, labels: Shaped[np.ndarray, " T"], sample: int, value: Any, piece: Piece, read: np.ndarray
+    ) -> Shaped[np.ndarray, " N"]:
+        """Labels of the tokens of one piece stand behind those of the pieces before it."""
+        pieces = pieces_of(self.modality, value)
+        start, stop = piece[0], min(piece[1], pieces[-1][1])
+        limit = self.modality.limit
+        if self.limit not in (None, limit) and pieces[-1][1] > min(self.limit, limit):
+            raise DataError(
+                f"labels are of pieces of up to {self.limit}, and this recipe reads pieces of up to {limit}; "
+                "let them be as long as those of the run that labelled"
+            )
+        if (start, stop) not in pieces:
+            raise DataError(f"labels are of pieces, and {start} to {stop} is none of them; read the stream by itself")
+        counts = [observed_tokens(self.modality, read)] if len(pieces) == 1 else self._counts(sample, value, pieces)
+        if len(labels) != sum(counts):
+            raise DataError(f"{len(labels)} labels for {sum(counts)} tokens; label the samples again")
+        number = pieces.index((start, stop))
+        return labels[sum(counts[:number]) : sum(counts[: number + 1])]
 
-def token_labels(first: Fraction, rate: Fraction, modality: Sound, count: int) -> Integer[np.ndarray, " N"]:
-    """Numbers of the labels in force where each token begins: floor(first + token * ratio), in whole numbers.
+    def _counts(self, sample: int, value: Any, pieces: Sequence[Piece]) -> list[int]:
+        """Observed tokens of each piece, for which all of them are read once."""
+        if sample not in self.counts:
+            read = (self.modality.read(value, *own, None) for own in pieces)
+            self.counts[sample] = [observed_tokens(self.modality, own) for own in read]
+        return self.counts[sample]
+
+
+def tolerance(rate: Fraction) -> Fraction:
+    """Seconds that a recording and its labels may differ by: 0.1, as fairseq has it, or two labels if that is more."""
+    return max(TOLERANCE, 2 / rate)
+
+
+def token_labels(first: int, rate: Fraction, modality: Sound, count: int) -> Integer[np.ndarray, " N"]:
+    """Numbers of the labels in force where each token begins: first + floor(token * ratio), in whole numbers.
 
     `ratio` is labels a token, an exact fraction: 100 labels and 50 tokens a second give 2.
     """
-    ratio = rate * Fraction(modality.step) / Fraction(modality.rate)
-    common = first.denominator * ratio.denominator
-    begin, each = int(round(first) * common), int(ratio * common)  # HuBERT rounds where a crop begins
-    return (begin + np.arange(count, dtype=np.int64) * each) // common
+    ratio = labels_a_token(rate, modality)
+    return first + np.arange(count, dtype=np.int64) * ratio.numerator // ratio.denominator
+
+
+def labels_a_token(rate: Fraction, modality: Sound) -> Fraction:
+    """Exactly."""
+    return rate * Fraction(modality.step) / Fraction(modality.rate)
 
 
 class Beside:
@@ -162,9 +197,9 @@ class LabelSets:
         """Of all of them."""
         return " ".join(labels.fingerprint for labels in self.sets)
 
-    def tokens(self, sample: int, value: Any, start: int, read: np.ndarray) -> Shaped[np.ndarray, "N U"]:
+    def tokens(self, sample: int, value: Any, piece: Piece, read: np.ndarray) -> Shaped[np.ndarray, "N U"]:
         """As `UnitLabels.tokens` has them."""
-        return np.stack([labels.tokens(sample, value, start, read) for labels in self.sets], axis=1)
+        return np.stack([labels.tokens(sample, value, piece, read) for labels in self.sets], axis=1)
 
     def joined(self, content: Content, rows: list[np.ndarray | None]) -> Content:
         """Content whose observed tokens have these labels, in order; everything else has 0."""
@@ -191,9 +226,21 @@ def open_labels(place: Path, stream: str, data: Manifest, modality: Modality, wh
     facts = unit_facts(place)
     if facts["stream"] != stream:
         raise ConfigError(f"{where}: {place} has units of stream '{facts['stream']}', not of '{stream}'")
-    if place.suffix == ".safetensors":
-        return MfccLabels(load_codebook(place), modality, where)
-    return StoredLabels(place, data, modality, where)
+    stored = place.suffix != ".safetensors"
+    labels = StoredLabels(place, data, modality, where) if stored else MfccLabels(load_codebook(place), modality, where)
+    if labels.rate is not None and isinstance(modality, Sound):
+        _check_rate(labels.rate, modality, f"{where}: {place}")
+    return labels
+
+
+def _check_rate(rate: Fraction, modality: Sound, where: str) -> None:
+    """A label for each token at least: one that stood for several would be predicted from its own neighbours."""
+    if labels_a_token(rate, modality) < 1:
+        tokens = float(Fraction(modality.rate) / modality.step)
+        raise ConfigError(
+            f"{where} has {float(rate):g} labels a second for {tokens:g} tokens a second, expected a label for each "
+            f"token; take labels at {tokens:g} a second or more, or an encoder with {float(rate):g} tokens or fewer"
+        )
 
 
 def with_units(content: Content, rows: list[Integer[np.ndarray, "_ U"] | None], sets: int) -> Content:

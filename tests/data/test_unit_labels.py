@@ -61,14 +61,14 @@ def source_of(data, folder, units, **settings):
 
 def test_half_as_many_tokens_take_every_other_label(tmp_path):
     speech = hubert_speech(tmp_path)
-    assert token_labels(Fraction(0), Fraction(100), speech, 5).tolist() == [0, 2, 4, 6, 8]
-    assert token_labels(Fraction(0), Fraction(50), speech, 4).tolist() == [0, 1, 2, 3]
-    assert token_labels(Fraction(7), Fraction(100), speech, 3).tolist() == [7, 9, 11]
+    assert token_labels(0, Fraction(100), speech, 5).tolist() == [0, 2, 4, 6, 8]
+    assert token_labels(0, Fraction(50), speech, 4).tolist() == [0, 1, 2, 3]
+    assert token_labels(7, Fraction(100), speech, 3).tolist() == [7, 9, 11]
 
 
 def test_label_numbers_are_exact_where_floats_are_not(tmp_path):
     speech = hubert_speech(tmp_path)
-    numbers = token_labels(Fraction(0), Fraction(350, 3), speech, 30_001)  # 7 labels for 3 tokens
+    numbers = token_labels(0, Fraction(350, 3), speech, 30_001)  # 7 labels for 3 tokens
     assert numbers[::3].tolist() == list(range(0, 70_001, 7))
     assert (np.diff(numbers) >= 2).all()
     assert (np.diff(numbers) <= 3).all()
@@ -179,6 +179,19 @@ def test_units_of_something_else_are_refused(data, tmp_path):
         SourceSettings(shards=data.folder, streams=("speech",), units={"image": file})
 
 
+def test_fewer_labels_than_tokens_are_refused(data, tmp_path):
+    speech = small_speech(tmp_path)  # 62.5 tokens a second
+    enough = write_labels(tmp_path / "enough", {"clip0": [0]}, {**mfcc_codebook().facts, "rate": "125/2"})
+    assert open_labels(enough, "speech", data, speech, "here").rate == Fraction(125, 2)
+    slow = write_labels(tmp_path / "slow", {"clip0": [0]}, {**mfcc_codebook().facts, "rate": "25"})
+    with pytest.raises(
+        ConfigError,
+        match=r"here: .*slow has 25 labels a second for 62\.5 tokens a second, expected a label for each token; "
+        r"take labels at 62\.5 a second or more, or an encoder with 25 tokens or fewer",
+    ):
+        open_labels(slow, "speech", data, speech, "here")
+
+
 def test_token_labels_of_a_cropped_picture_are_refused(tmp_path, data):
     facts = Codebook(np.zeros((2, 3), np.float32), None, "image", {"type": "layer"}).facts
     folder = write_labels(tmp_path / "units", {"a": [0]}, facts)
@@ -207,8 +220,8 @@ def test_the_target_needs_labels(tmp_path):
 def test_several_label_sets_stand_side_by_side_each_at_its_own_rate(data, tmp_path):
     codebook, file = mfcc_codebook(), tmp_path / "book.safetensors"
     save_codebook(codebook, file)
-    slow = {f"clip{n}": np.arange(max(length // 320, 1)) for n, length in enumerate(LENGTHS)}
-    folder = write_labels(tmp_path / "slow", slow, {**codebook.facts, "clusters": 1000, "rate": "25"})
+    slow = {f"clip{n}": np.arange(max(length // 128, 1)) for n, length in enumerate(LENGTHS)}
+    folder = write_labels(tmp_path / "slow", slow, {**codebook.facts, "clusters": 1000, "rate": "125/2"})
     both, *alone = (source_of(data, tmp_path, places) for places in ((file, folder), file, (folder,)))
     bins = list(range(both.plan.num_bins))
     units = both.rows(bins).streams["speech"].units

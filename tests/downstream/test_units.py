@@ -1,8 +1,10 @@
 """Units: the same codebook from the same call, labels that follow their samples, figures that are scikit-learn's."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -125,6 +127,15 @@ def test_labels_follow_their_samples(mfcc, speech, codebook, tmp_path):
     assert quality.frames == sum(labels.lengths("units"))
     assert quality.purity is None
     assert quality.seconds == pytest.approx(quality.run_length / 100)
+    kept = json.loads((tmp_path / "labels" / "quality.json").read_text(encoding="utf-8"))
+    every = [np.asarray(reader.read(row)["units"], dtype=int) for row in range(len(speech))]
+    runs = [len(list(run)) for own in every for unit, run in groupby(own.tolist()) if unit == 3]
+    assert kept["each"][3] == {
+        "frames": sum(runs),
+        "run_length": pytest.approx(np.mean(runs)),
+        "seconds": pytest.approx(np.mean(runs) / 100),
+    }
+    assert (len(kept["each"]), kept["frames"], kept["used"]) == (8, quality.frames, quality.used)
     other = Codebook(codebook.centroids, codebook.rate, "speech", {**codebook.features, "window_ms": 20})
     with pytest.raises(DataError, match="take those that it was fitted to"):
         label_data(other, mfcc, speech.folder, tmp_path / "other")
@@ -192,6 +203,10 @@ def test_runs_and_use_of_units():
     assert (quality.frames, quality.used, quality.run_length) == (6, 2, 2.0)
     assert quality.seconds == pytest.approx(0.04)
     assert quality.perplexity == pytest.approx(2.0)
+    assert [own.frames for own in quality.each] == [0, 3, 0, 3, 0]
+    assert [own.run_length for own in quality.each] == [0.0, 3.0, 0.0, 1.5, 0.0]
+    assert [own.seconds for own in quality.each] == pytest.approx([0.0, 0.06, 0.0, 0.03, 0.0])
+    assert [own.seconds for own in tally.quality(None).each] == [None] * 5
 
 
 @pytest.mark.parametrize("stream", ["speech", "ecg", "labs"])

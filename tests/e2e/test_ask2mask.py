@@ -24,7 +24,6 @@ def test_the_scores_of_one_run_guide_the_masks_of_another(run, shards, tmp_path)
     settings += ["data.sources.captioned.streams=[image]"]
     settings += ["objective.streams.text.masking.importance={type: score, mode: top}"]
     settings += ["objective.streams.text.row_weight=scores", "training.steps=6"]
-    settings += ["data.max_bad_share=1"]  # texts that are cut into pieces have scores of the first alone
     done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loss" in done.stdout

@@ -2,17 +2,21 @@
 
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from mmpt.tokens import Content
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+CLOSE = {"rtol": 1e-5, "atol": 1e-7, "check_dtype": False}  # our logits and penalty are of single precision
 TINY = {"width": 32, "depth": 2, "channels": 16, "classes": 10, "final": 16, "rows": 2, "batches": 1}
 
 
@@ -23,15 +27,21 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("speech_step")
 
 
+def both_in_double(bench: ModuleType, **sizes: Any) -> tuple[nn.Module, nn.Module, partial, partial]:
+    """Our model and torchaudio's with the same weights, and the loss of each: rounding hides nothing."""
+    torch.manual_seed(0)
+    ours, theirs = (side.losses[0] for side in bench.contenders_of(bench.Sizes(**sizes, **TINY), 0))
+    model, (peer, waves, *others) = ours.args[0].double(), theirs.args
+    return model, peer.double(), ours, partial(theirs.func, peer, waves.double(), *others)
+
+
 @pytest.mark.parametrize(
     ("norm", "seconds"), [("layer", (0.6, 1.5)), ("group", (1.0, 1.0))], ids=["padded, layer norm", "whole, group norm"]
 )
 def test_loss_and_gradients_are_those_of_torchaudio(bench: ModuleType, norm: str, seconds: tuple[float, float]) -> None:
-    torch.manual_seed(0)
-    ours, theirs = bench.contenders_of(bench.Sizes(norm=norm, seconds=seconds, **TINY), 0)
-    model, peer = ours.losses[0].args[0], theirs.losses[0].args[0]
-    mine, other = ours.losses[0](), theirs.losses[0]()
-    assert_close(mine, other, rtol=1e-5, atol=1e-5)
+    model, peer, ours, theirs = both_in_double(bench, norm=norm, seconds=seconds)
+    mine, other = ours(), theirs()
+    assert_close(mine, other, rtol=1e-6, atol=1e-6, check_dtype=False)
     mine.backward()
     other.backward()
     part, body = model.objective.part("speech"), peer.wav2vec2.encoder
@@ -45,29 +55,32 @@ def test_loss_and_gradients_are_those_of_torchaudio(bench: ModuleType, norm: str
     for name, (own, given) in pairs.items():
         assert own.grad is not None, name
         assert given.grad.abs().max() > 1e-6, f"{name}: nothing to compare"
-        assert_close(own.grad, given.grad, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(own.grad, given.grad, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
+    assert_close(*first_convolutions(model, peer), **CLOSE)
+
+
+def first_convolutions(model: nn.Module, peer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the first convolution's kernel, in the same order."""
+    given = peer.wav2vec2.feature_extractor.conv_layers[0].conv.weight.grad
+    return model.backbone.encoder("speech").stem.layers[0].weight.grad, given.permute(2, 1, 0).flatten(0, 1)
 
 
 def test_shown_frames_and_the_size_of_features_count_as_they_do_in_hubert(bench: ModuleType) -> None:
-    torch.manual_seed(0)
-    ours, theirs = bench.contenders_of(bench.Sizes(seconds=(1.0, 1.0), **TINY), 0)
-    model, peer = ours.losses[0].args[0], theirs.losses[0].args[0]
+    model, peer, ours, theirs = both_in_double(bench, seconds=(1.0, 1.0))
     part = model.objective.part("speech")
     part.shown_weight, part.feature_penalty = 0.4, 10.0
-    waves, lengths, units, hidden = theirs.losses[0].args[1:]
+    waves, lengths, units, hidden = theirs.args[1:]
     peer.mask_generator.hidden, peer.logit_generator.skip_nomask = hidden, False
     masked, unmasked, penalty = peer(waves, units, lengths)
     right = [torch.zeros(len(logits), dtype=torch.int64) for logits in (masked, unmasked)]
     other = cross_entropy(masked, right[0], reduction="sum") + 0.4 * cross_entropy(unmasked, right[1], reduction="sum")
     other = (other + 10 * penalty * len(masked)) / len(masked)
-    mine = ours.losses[0]()
-    assert_close(mine, other, rtol=1e-5, atol=1e-5)
+    mine = ours()
+    assert_close(mine, other, rtol=1e-6, atol=1e-6, check_dtype=False)
     assert float(10 * penalty.detach()) > 1e-3 * float(mine.detach())  # it is there to be seen
     mine.backward()
     other.backward()
-    stem = model.backbone.encoder("speech").stem.layers[0].weight.grad
-    given = peer.wav2vec2.feature_extractor.conv_layers[0].conv.weight.grad
-    assert_close(stem, given.permute(2, 1, 0).flatten(0, 1), rtol=1e-3, atol=1e-5)
+    assert_close(*first_convolutions(model, peer), **CLOSE)
 
 
 def test_the_size_of_padding_s_features_does_not_count(bench: ModuleType) -> None:

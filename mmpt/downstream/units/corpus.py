@@ -15,9 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from mmpt.data.manifest import Manifest
 from mmpt.data.reader import Reader
 from mmpt.downstream.units.features import FrameFeatures
+from mmpt.downstream.units.ranks import join
 from mmpt.errors import DataError
 
-AT_ONCE = 16  # samples
+AT_ONCE = 16  # samples at most
+LONG = (
+    2**24
+)  # of a field's own units, samples of sound among them: more are not at once in memory, but of one recording
 
 Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 
@@ -25,8 +29,9 @@ Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 class Frames:
     """Row and frames of each sample, in the order given, as often as it is iterated over.
 
-    The same frames come bit for bit whatever the number of workers: each chunk of samples is computed by itself, by one
-    thread where it is computed on the host. Raises DataError that names the sample.
+    The same frames come bit for bit whatever the number of workers and of ranks: each chunk of samples is computed by
+    itself, by one thread where it is computed on the host. Under a launcher each rank computes its share, and each
+    gets all frames; all have to iterate alike. Raises DataError that names the sample.
 
     Args:
         features: of which stream; has to pickle where there are workers.
@@ -48,12 +53,14 @@ class Frames:
     ) -> None:
         if workers < 0:
             raise DataError(f"workers: expected 0 or more, got {workers}")
-        self.chunks = _Chunks(features, manifest, rows)
+        self.chunks, self.ranks = _Chunks(features, manifest, rows), join()
         self.rows, self.console, self.title = rows, console, title
-        self.workers = min(workers, len(self.chunks))
+        mine = range(self.ranks.rank, len(self.chunks), self.ranks.ranks)
+        self.workers = min(workers, len(mine))
         self.loader = DataLoader(
             self.chunks,
             batch_size=None,
+            sampler=mine,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=_start_worker if self.workers else None,
@@ -67,11 +74,21 @@ class Frames:
         return iter(track(self._each(), self.title, len(self.rows), console=self.console, transient=True))
 
     def _each(self) -> Iterator[tuple[int, Float[np.ndarray, "_ P"]]]:
-        for found in self.loader:
-            if isinstance(found, DataError):
-                raise found
-            yield from found
+        found = iter(self.loader)
+        for first in range(0, len(self.chunks), self.ranks.ranks):
+            mine = next(found, None)  # the ranks compute theirs at the same time, then each hands it to all
+            for number in range(first, min(first + self.ranks.ranks, len(self.chunks))):
+                yield from self._handed_out(number, mine)
         self.chunks.close()
+
+    def _handed_out(self, number: int, mine: "Chunk | DataError | None") -> Chunk:
+        owner, rows = number % self.ranks.ranks, self.chunks.rows_of(number)
+        if self.ranks.ranks > 1:
+            frames = [own for _, own in mine] if isinstance(mine, list) else mine
+            return list(zip(rows, self.ranks.chunk_of(owner, frames, len(rows)), strict=True))
+        if isinstance(mine, DataError):
+            raise mine
+        return mine or []
 
 
 class _Chunks(Dataset["Chunk | DataError"]):
@@ -80,12 +97,17 @@ class _Chunks(Dataset["Chunk | DataError"]):
     def __init__(self, features: FrameFeatures, manifest: Manifest, rows: Sequence[int]) -> None:
         self.features, self.rows = features, rows
         self.reader = Reader(manifest, [features.stream])
+        self.edges = chunk_edges(manifest.lengths(features.stream)[np.asarray(rows, dtype=np.int64)].tolist())
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // AT_ONCE)
+        return len(self.edges) - 1
+
+    def rows_of(self, number: int) -> list[int]:
+        """Of the chunk."""
+        return [int(row) for row in self.rows[self.edges[number] : self.edges[number + 1]]]
 
     def __getitem__(self, number: int) -> "Chunk | DataError":
-        rows = [int(row) for row in self.rows[number * AT_ONCE : (number + 1) * AT_ONCE]]
+        rows = self.rows_of(number)
         try:
             values = [self.reader.read(row)[self.features.stream] for row in rows]
             with _one_thread():
@@ -108,6 +130,17 @@ class _Chunks(Dataset["Chunk | DataError"]):
     def close(self) -> None:
         """Give this process's descriptors back."""
         self.reader.close()
+
+
+def chunk_edges(lengths: Sequence[int]) -> list[int]:
+    """Where chunks of samples of these lengths begin and the last one ends."""
+    edges, total = [0], 0
+    for number, length in enumerate(lengths):
+        if number - edges[-1] == AT_ONCE or (total + length > LONG and number > edges[-1]):
+            edges.append(number)
+            total = 0
+        total += length
+    return [*edges, len(lengths)] if lengths else edges
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from torch import nn
 
 from mmpt.data.manifest import Manifest
 from mmpt.data.mfcc import mfcc_of, mfcc_rate, mfcc_settings
+from mmpt.data.pieces import cut_facts, token_rate
 from mmpt.downstream.encoder import Encoder, load, weights_sha256
-from mmpt.encoders.sound import Sound
+from mmpt.downstream.units.pieces import frames_of
 from mmpt.errors import DataError
-from mmpt.tokens import Batch
+from mmpt.tokens import Batch, Content
 
 
 class FrameFeatures(ABC):
@@ -80,8 +81,7 @@ class LayerFeatures(FrameFeatures):
         self.loaded, self.stream = _Loaded(run, step, untrained), stream
         if stream not in self.encoder.modalities:
             raise DataError(f"{run}: no stream '{stream}'; it has {', '.join(self.encoder.modalities)}")
-        modality = self.encoder.modalities[stream]
-        self.rate = Fraction(modality.rate) / modality.step if isinstance(modality, Sound) else None
+        self.rate = token_rate(self.encoder.modalities[stream])
         self._look_at(layer)
 
     @property
@@ -105,21 +105,21 @@ class LayerFeatures(FrameFeatures):
             raise DataError(f"{self.loaded.run}: layer: expected 1 to {self.depth}, the trunk's depth, got {layer}")
         weights = self.loaded.weights
         self.layer = layer
-        self.settings = {"type": "layer", "layer": layer, "weights": weights, "step": self.encoder.step}
+        cut = cut_facts(self.encoder.modalities[self.stream])
+        self.settings = {"type": "layer", "layer": layer, "weights": weights, "step": self.encoder.step, **cut}
 
     def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ P"]]:
-        """(N, D) of each; raises DataError for a sample longer than the run reads at once."""
-        modality = self.encoder.modalities[self.stream]
-        read = [modality.read(value, 0, modality.limit, None) for value in values]
-        content = modality.collate([[one] for one in read], None)
-        latents = block_output(self.encoder, self.stream, Batch({self.stream: content}, *_uids(len(read))), self.layer)
-        kept = content.valid & content.observed
-        return [own[mine].numpy() for own, mine in zip(latents, kept, strict=True)]
+        """(N, D) of each; one that is longer than the run reads at once, in the pieces that training cuts it into."""
+        return frames_of(self.encoder.modalities[self.stream], values, self._of_pieces)
+
+    def _of_pieces(self, content: Content) -> Float[torch.Tensor, "B N D"]:
+        return block_output(self.encoder, self.stream, alone(self.stream, content), self.layer)
 
 
-def _uids(count: int) -> tuple[torch.Tensor, torch.Tensor, str, int]:
-    numbers = torch.arange(count)
-    return numbers, torch.zeros_like(numbers), "units", 0
+def alone(stream: str, content: Content) -> Batch:
+    """A batch of one stream, of which nothing is drawn."""
+    numbers = torch.arange(len(content.valid))
+    return Batch({stream: content}, numbers, torch.zeros_like(numbers), "units", 0)
 
 
 def blocks_of(encoder: Encoder) -> nn.ModuleList:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from mmpt.data.manifest import Manifest
 from mmpt.data.reader import Reader
-from mmpt.data.unit_labels import TOLERANCE
+from mmpt.data.unit_labels import tolerance
 from mmpt.errors import DataError
 
 
@@ -67,7 +67,7 @@ class FrameLabels(GivenLabels):
                 raise DataError(f"{place}: {len(labels)} labels for {count} tokens")
             return labels.astype(np.int64)
         seconds, given = Fraction(count) / rate, Fraction(len(labels)) / self.rate
-        if abs(seconds - given) > TOLERANCE:
+        if abs(seconds - given) > tolerance(min(rate, self.rate)):
             raise DataError(f"{place}: labels for {float(given):.2f} s and units for {float(seconds):.2f} s")
         ratio = self.rate / rate
         numbers = np.arange(count, dtype=np.int64) * ratio.numerator // ratio.denominator

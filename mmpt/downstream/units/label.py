@@ -9,13 +9,17 @@ from rich.console import Console
 from mmpt.data.codebook import Codebook
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.schema import declare
+from mmpt.data.shard import write_atomically
 from mmpt.data.unit_labels import FIELD
 from mmpt.data.writer import ShardWriter
 from mmpt.downstream.units.corpus import Frames, rows_with
 from mmpt.downstream.units.features import FrameFeatures
 from mmpt.downstream.units.given import open_given
 from mmpt.downstream.units.quality import Tally, UnitQuality
+from mmpt.downstream.units.ranks import written_once
 from mmpt.errors import DataError
+
+QUALITY = "quality.json"
 
 
 def label_data(
@@ -31,7 +35,8 @@ def label_data(
 ) -> tuple[Manifest, UnitQuality]:
     """Write `out`: for every sample of every split that has the stream, its units, with the sample's key and split.
 
-    Killed, the same call goes on with the shards that are not there yet.
+    Beside them stands `quality.json`, what the units are worth in all and each by itself. Killed, the same call goes on
+    with the shards that are not there yet. Under a launcher the ranks share the work, and rank 0 writes.
 
     Args:
         codebook: what frames are compared with.
@@ -59,15 +64,18 @@ def label_data(
     tally = Tally(codebook.clusters)
     fields = {FIELD: declare(FIELD, "npy", **codebook.facts)}
     frames = Frames(features, manifest, rows, workers=workers, console=console, title="labels")
-    with ShardWriter(out, fields, samples_per_shard=samples_per_shard) as writer:
+    writer = ShardWriter(out, fields, samples_per_shard=samples_per_shard)
+    with written_once(frames.ranks, writer) as mine:
         for row, own in frames:
             units = codebook.assign(own)
             tally.add(units, given.of(row, len(units), codebook.rate) if given else None)
-            marks = {"__key__": str(keys[row]), "__group__": str(groups[row]), "__split__": str(splits[row])}
-            writer.write({FIELD: units.astype(kept), **marks})
-    if writer.manifest is None:
-        raise DataError(f"{out}: the labels were not finished")
-    return writer.manifest, tally.quality(codebook.rate)
+            if mine is not None:
+                marks = {"__key__": str(keys[row]), "__group__": str(groups[row]), "__split__": str(splits[row])}
+                mine.write({FIELD: units.astype(kept), **marks})
+        quality = tally.quality(codebook.rate)
+        if mine is not None:
+            write_atomically(Path(out) / QUALITY, quality.to_json())
+    return load_manifest(out), quality
 
 
 def is_labelled(out: Path, codebook: Codebook) -> bool:

@@ -1,12 +1,24 @@
 """What units are worth: how they are used, how long they last, and what they tell of given labels."""
 
+import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float, Int
 from rich.table import Table
+
+SHOWN = 3  # of the commonest clusters
+
+
+@dataclass(frozen=True)
+class OneUnit:
+    """Figures of one cluster: frames that it labels, and how long it lasts on average, in frames and in seconds."""
+
+    frames: int
+    run_length: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,7 @@ class UnitQuality:
         seconds: the same in time, where frames have a rate.
         purity: share of frames whose label is the commonest of their unit (HuBERT, section V.B: phone purity).
         pnmi: mutual information of label and unit over the entropy of the label: what the unit tells of it.
+        each: the same of every cluster by itself, from number 0.
     """
 
     frames: int
@@ -32,21 +45,34 @@ class UnitQuality:
     seconds: float | None
     purity: float | None = None
     pnmi: float | None = None
+    each: tuple["OneUnit", ...] = ()
+
+    def to_json(self) -> str:
+        """What `mmpt units label` leaves beside the labels."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     def table(self) -> Table:
         """For the terminal."""
         table = Table(title="units", show_header=False)
+        frames = [own.frames for own in self.each]
+        commonest = sorted(range(len(frames)), key=lambda unit: -frames[unit])[:SHOWN]
         rows = {
             "frames": f"{self.frames:,}",
             "clusters used": f"{self.used} of {self.clusters}",
             "perplexity": f"{self.perplexity:.1f}",
             "mean length": f"{self.run_length:.2f} frames" + (f", {self.seconds:.3f} s" if self.seconds else ""),
+            "frames a cluster": f"{min(frames, default=0):,} to {max(frames, default=0):,}",
+            "commonest": ", ".join(f"{unit} ({self._of(unit)})" for unit in commonest if frames[unit]),
         }
         if self.pnmi is not None:
             rows |= {"purity": f"{self.purity:.3f}", "PNMI": f"{self.pnmi:.3f}"}
         for name, value in rows.items():
             table.add_row(name, value)
         return table
+
+    def _of(self, unit: int) -> str:
+        own = self.each[unit]
+        return f"{own.frames / self.frames:.1%} of the frames, {own.run_length:.1f} long"
 
 
 @dataclass
@@ -56,15 +82,17 @@ class Tally:
     clusters: int
     counts: Int[np.ndarray, " V"] = field(init=False)
     pairs: Counter[tuple[int, int]] = field(default_factory=Counter)  # of unit and label
-    runs: int = 0
+    runs: Int[np.ndarray, " V"] = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.zeros(self.clusters, dtype=np.int64)
+        self.runs = np.zeros(self.clusters, dtype=np.int64)
 
     def add(self, units: Int[np.ndarray, " T"], labels: Int[np.ndarray, " T"] | None) -> None:
         """Of one sample; frames whose label is below 0, and None, are left out of purity and PNMI."""
         self.counts += np.bincount(units, minlength=self.clusters)
-        self.runs += 1 + int((np.diff(units) != 0).sum()) if len(units) else 0
+        begins = np.diff(units, prepend=-1) != 0
+        self.runs += np.bincount(units[begins], minlength=self.clusters)
         if labels is not None:
             known = labels >= 0
             pairs, counts = np.unique(np.stack([units[known], labels[known]]), axis=1, return_counts=True)
@@ -75,10 +103,15 @@ class Tally:
         frames = int(self.counts.sum())
         shares = self.counts[self.counts > 0] / max(frames, 1)
         perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
-        length = frames / max(self.runs, 1)
+        length = frames / max(int(self.runs.sum()), 1)
         told = purity_and_pnmi(self._matrix()) if self.pairs else (None, None)
-        seconds = None if rate is None else length / float(rate)
-        return UnitQuality(frames, self.clusters, len(shares), perplexity, length, seconds, *told)
+        each = tuple(
+            OneUnit(count, count / runs if runs else 0.0, _seconds(count / runs if runs else 0.0, rate))
+            for count, runs in zip(self.counts.tolist(), self.runs.tolist(), strict=True)
+        )
+        return UnitQuality(
+            frames, self.clusters, len(shares), perplexity, length, _seconds(length, rate), *told, each=each
+        )
 
     def _matrix(self) -> Float[np.ndarray, "L V"]:
         labels = {label: row for row, label in enumerate(sorted({label for _, label in self.pairs}))}
@@ -86,6 +119,10 @@ class Tally:
         for (unit, label), count in self.pairs.items():
             matrix[labels[label], unit] += count
         return matrix
+
+
+def _seconds(frames: float, rate: Fraction | None) -> float | None:
+    return None if rate is None else frames / float(rate)
 
 
 def purity_and_pnmi(counts: Float[np.ndarray, "L V"]) -> tuple[float, float]:

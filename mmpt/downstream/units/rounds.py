@@ -17,6 +17,7 @@ from mmpt.downstream.units.features import FrameFeatures, LayerFeatures, MfccFea
 from mmpt.downstream.units.fit import fit_codebook
 from mmpt.downstream.units.label import is_labelled, label_data
 from mmpt.downstream.units.layers import choose_layer
+from mmpt.downstream.units.ranks import refuse_ranks
 from mmpt.errors import ConfigError, DataError, Interrupted, MmptError
 from mmpt.recipes import find_recipe
 from mmpt.settings import HubertSettings, IterationSettings, Recipe
@@ -25,7 +26,7 @@ SAVED, INTERRUPTED = 3, 130  # exit codes of `mmpt pretrain` that mean: stopped,
 
 
 def run_rounds(
-    recipe: str | Path, *overrides: str, out: str | Path, launcher: str = "", console: Console | None = None
+    recipe: str | Path, *overrides: str, out: str | Path, launcher: str | None = "", console: Console | None = None
 ) -> Path:
     """All rounds of the recipe's `hubert` section; killed, the same call goes on at the stage that was not finished.
 
@@ -35,7 +36,8 @@ def run_rounds(
         recipe: a YAML file or the name of a recipe that comes with mmpt.
         overrides: `a.b.c=value`, for all rounds.
         out: the folder.
-        launcher: what stands before `mmpt pretrain`, for example `deepspeed --num_accelerators 8 --module`.
+        launcher: what stands before `mmpt pretrain`, for example `deepspeed --num_accelerators 8 --module`; it
+            gets a process of its own in any case. None: pretrain in this process, as a notebook may want it.
         console: shows progress; None is quiet.
 
     Returns:
@@ -45,7 +47,9 @@ def run_rounds(
         ConfigError: no `hubert` section, or one that does not fit the recipe.
         DataError: what is there already was made with other settings.
         Interrupted: pretraining was stopped and saved.
+        MmptError: started by a launcher itself.
     """
+    refuse_ranks("mmpt hubert", "it starts the launcher itself, see --launcher, and hubert.workers compute features")
     file = find_recipe(recipe)
     settings = load_settings(file, list(overrides), Recipe)
     plan = _plan(file, settings)
@@ -157,8 +161,13 @@ def _fitted(
     return (replace(codebook, chosen=choice.facts) if choice else codebook), features
 
 
-def _pretrain(recipe: Path, overrides: Sequence[str], run: Path, launcher: str) -> None:
+def _pretrain(recipe: Path, overrides: Sequence[str], run: Path, launcher: str | None) -> None:
     """In a process of its own, as the launcher wants it; a run that is complete says so and ends."""
+    if launcher is None:
+        from mmpt.training.command import pretrain
+
+        pretrain(recipe, *overrides, out=run)
+        return
     start = [*shlex.split(launcher), "mmpt"] if launcher else [sys.executable, "-m", "mmpt"]
     done = subprocess.run([*start, "pretrain", str(recipe), "--out", str(run), *overrides], check=False)
     if done.returncode in (SAVED, INTERRUPTED) or done.returncode < 0:

@@ -1,7 +1,6 @@
 """`mmpt units score`: how sure a run is of every token's class, as a data set of its own, joined by key."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,22 @@ from jaxtyping import Float
 from rich.console import Console
 
 from mmpt.data.manifest import Manifest, load_manifest, sha256_of
+from mmpt.data.pieces import cut_facts, token_rate
 from mmpt.data.schema import declare
 from mmpt.data.token_scores import FIELD
 from mmpt.data.writer import ShardWriter
 from mmpt.downstream.encoder import find_checkpoint
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.downstream.units.corpus import Frames, rows_with
-from mmpt.downstream.units.features import FrameFeatures
-from mmpt.encoders.sound import Sound
+from mmpt.downstream.units.features import FrameFeatures, alone
+from mmpt.downstream.units.pieces import frames_of
+from mmpt.downstream.units.ranks import written_once
 from mmpt.errors import DataError
 from mmpt.objectives.latents import all_places, of_complete
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.targets.token_ids import TokenIdsTarget
 from mmpt.objectives.targets.units import UnitsTarget
-from mmpt.tokens import Batch
+from mmpt.tokens import Content
 
 
 class Confidence(FrameFeatures):
@@ -48,22 +49,19 @@ class Confidence(FrameFeatures):
         if len(part.target.parts) > 1 or part.predictor.layers:
             raise DataError(f"{run}: a score is of one label set at the trunk's output, and '{stream}' has others")
         self.stream, self.part, self.modality = stream, part, modalities[stream]
-        own = self.modality
-        self.rate = Fraction(own.rate) / own.step if isinstance(own, Sound) else None
-        self.settings = {"type": "confidence", "weights": sha256_of(found / "model.safetensors")[:16]}
+        self.rate = token_rate(self.modality)
+        weights = sha256_of(found / "model.safetensors")[:16]
+        self.settings = {"type": "confidence", "weights": weights, **cut_facts(self.modality)}
+
+    def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ 1"]]:
+        """(N, 1) of each; one that is longer than the run reads at once, in the pieces that training cuts it into."""
+        return frames_of(self.modality, values, self._of_pieces)
 
     @torch.no_grad()
-    def of(self, values: Sequence[Any]) -> list[Float[np.ndarray, "_ 1"]]:
-        """(N, 1) of each."""
-        read = [self.modality.read(value, 0, self.modality.limit, None) for value in values]
-        content = self.modality.collate([[one] for one in read], None)
-        numbers = torch.arange(len(read))
-        batch = Batch({self.stream: content}, numbers, torch.zeros_like(numbers), "scores", 0)
-        latents = of_complete(self.pretrained.model.backbone, batch)[self.stream]
+    def _of_pieces(self, content: Content) -> Float[torch.Tensor, "B N 1"]:
+        latents = of_complete(self.pretrained.model.backbone, alone(self.stream, content))[self.stream]
         chances = self.part.predictor(latents, content, all_places(content)).float().softmax(dim=1)
-        sure = chances.amax(dim=1).view(content.valid.shape)
-        kept = content.valid & content.observed
-        return [own[mine].unsqueeze(1).numpy() for own, mine in zip(sure, kept, strict=True)]
+        return chances.amax(dim=1).view(*content.valid.shape, 1)
 
 
 def score_data(
@@ -76,10 +74,9 @@ def score_data(
     rate = None if confidence.rate is None else str(confidence.rate)
     facts = {"stream": confidence.stream, "rate": rate, "scorer": dict(confidence.settings)}
     frames = Frames(confidence, manifest, rows, console=console, title="scores")
-    with ShardWriter(out, {FIELD: declare(FIELD, "npy", **facts)}) as writer:
+    with written_once(frames.ranks, ShardWriter(out, {FIELD: declare(FIELD, "npy", **facts)})) as mine:
         for row, own in frames:
-            marks = {"__key__": str(keys[row]), "__group__": str(groups[row]), "__split__": str(splits[row])}
-            writer.write({FIELD: own[:, 0].astype(np.float32), **marks})
-    if writer.manifest is None:
-        raise DataError(f"{out}: the scores were not finished")
-    return writer.manifest
+            if mine is not None:
+                marks = {"__key__": str(keys[row]), "__group__": str(groups[row]), "__split__": str(splits[row])}
+                mine.write({FIELD: own[:, 0].astype(np.float32), **marks})
+    return load_manifest(out)

@@ -138,7 +138,7 @@ class TokenTagger(StreamTask):
         if abs(seconds - told) > TOLERANCE or not len(label):
             raise DataError(f"{len(label)} classes are of {told:.2f} s, and the recording has {seconds:.2f} s")
         exact = Fraction(rate).limit_denominator(10**6)
-        return label[token_labels(Fraction(0), exact, modality, count).clip(max=len(label) - 1)]
+        return label[token_labels(0, exact, modality, count).clip(max=len(label) - 1)]
 
     def collate(self, labels: Sequence[np.ndarray | None], streams: Mapping[str, Content]) -> Labels:
         """Classes stand at observed tokens, in their order."""
