@@ -7,6 +7,7 @@ import inspect
 import itertools
 import pickle
 from dataclasses import make_dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def pairs(*kinds):
     return list(itertools.product(*(CONTRACTS[kind] for kind in kinds), MODALITIES))
 
 
+# a test of each loops over ratios and modalities: tests of their own would be nine thousand
+UNITS_BY_IMPORTANCE = list(itertools.product(CONTRACTS[Unit], CONTRACTS[Importance]))
+
+
+@pytest.fixture(scope="session")
+def contents(contents):
+    """Each read once."""
+    return cache(contents)
+
+
+@pytest.fixture(scope="session")
+def full_contents(full_contents):
+    """Each read once."""
+    return cache(full_contents)
+
+
 @pytest.fixture(scope="session")
 def chosen(text, tmp_path_factory):
     """`chosen(Unit, "span")`: a part with its defaults, and with examples for what has none."""
@@ -76,7 +93,7 @@ def chosen(text, tmp_path_factory):
         assert set(needed) <= set(examples), f"give {name}'s settings an example in EXAMPLES: {needed}"
         return component(kind, name, **({name: examples[name] for name in needed} | settings))
 
-    return make
+    return cache(make)
 
 
 def built(part, *wired):
@@ -94,6 +111,11 @@ def contents_of(content, rows):
     """Some of the rows."""
     scores = None if content.scores is None else content.scores[rows]
     return Content(*(tensor[rows] for tensor in content[:5]), scores=scores)
+
+
+def times(count, content):
+    """The same rows again and again, whose draws differ."""
+    return contents_of(content, torch.arange(len(content.valid)).repeat(count))
 
 
 def context_of(content, seed=0, progress=0.5, substitute=None):
@@ -132,6 +154,19 @@ def masking_of(chosen, modalities):
     return make
 
 
+@pytest.fixture
+def maskings(masking_of):
+    """`maskings(unit, importance)`: with every ratio, for every modality that is not refused; its name comes first."""
+
+    def make(unit, importance, rounding="up"):
+        for ratio, modality in itertools.product(CONTRACTS[Ratio], MODALITIES):
+            masking = masking_of(ratio, unit, importance, modality, rounding)
+            if masking is not None:
+                yield f"{ratio} of {modality}", modality, masking
+
+    return make
+
+
 # ---- settings
 
 
@@ -164,43 +199,35 @@ def test_the_fixtures_know_every_modality(modalities):
 
 
 @pytest.mark.parametrize("rounding", ["up", "dither"])
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_masking_hides_some_but_not_all_of_what_is_there(
-    masking_of, contents, ratio, unit, importance, modality, rounding
-):
-    masking = masking_of(ratio, unit, importance, modality, rounding)
-    if masking is None:
-        return
-    content = contents(modality)
-    maskable = content.valid & content.observed
-    for seed in range(5):
-        context = context_of(content, seed)
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_masking_hides_some_but_not_all_of_what_is_there(maskings, contents, unit, importance, rounding):
+    for case, modality, masking in maskings(unit, importance, rounding):
+        context = context_of(times(5, contents(modality)))
+        maskable = context.content.valid & context.content.observed
         hidden, units = masking(context), masking.unit.units(context)
-        assert not (hidden & ~maskable).any()
-        assert torch.equal(hidden.any(1), maskable.any(1))
+        assert not (hidden & ~maskable).any(), case
+        assert torch.equal(hidden.any(1), maskable.any(1)), case
         several = torch.tensor([len(row[here].unique()) > 1 for row, here in zip(units, maskable, strict=True)])
-        assert (maskable & ~hidden).any(1)[several].all()
+        assert (maskable & ~hidden).any(1)[several].all(), case
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_a_row_is_hidden_alike_alone_and_in_a_batch(masking_of, contents, ratio, unit, importance, modality):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    context = context_of(contents(modality))
-    hidden = masking(context)
-    assert torch.equal(hidden, masking(context))
-    for row in range(len(hidden)):
-        own = slice(row, row + 1)
-        alone = context._replace(
-            content=contents_of(context.content, own),
-            draw=context.draw[own],
-            predicted_loss=context.predicted_loss[own],
-        )
-        assert torch.equal(masking(alone)[0], hidden[row])
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_a_row_is_hidden_alike_alone_and_in_a_batch(maskings, contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        context = context_of(contents(modality))
+        hidden = masking(context)
+        assert torch.equal(hidden, masking(context)), case
+        for row in range(len(hidden)):
+            own = slice(row, row + 1)
+            alone = context._replace(
+                content=contents_of(context.content, own),
+                draw=context.draw[own],
+                predicted_loss=context.predicted_loss[own],
+            )
+            assert torch.equal(masking(alone)[0], hidden[row]), case
 
 
-@pytest.mark.parametrize(("unit", "importance"), [(u, i) for u in CONTRACTS[Unit] for i in CONTRACTS[Importance]])
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
 def test_padding_changes_nothing_of_what_is_hidden(masking_of, text, documents, unit, importance):
     masking = masking_of("constant", unit, importance, "text")
     if masking is None:
@@ -211,15 +238,13 @@ def test_padding_changes_nothing_of_what_is_hidden(masking_of, text, documents, 
         assert torch.equal(masking(snug)[0], hidden[0, : len(document)])
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_other_draws_hide_other_tokens(masking_of, full_contents, ratio, unit, importance, modality):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    content = full_contents(modality)
-    masks = torch.stack([masking(context_of(content, seed)) for seed in range(4)])
-    assert len(masks.unique(dim=0)) == len(masks)
-    assert len(masks[0].unique(dim=0)) > len(masks[0]) // 2  # and rows differ
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_other_draws_hide_other_tokens(maskings, full_contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        content = full_contents(modality)
+        masks = masking(context_of(times(4, content))).view(4, *content.valid.shape)
+        assert len(masks.unique(dim=0)) == len(masks), case
+        assert len(masks[0].unique(dim=0)) > len(masks[0]) // 2, case  # and rows differ
 
 
 @pytest.mark.parametrize(("unit", "modality"), pairs(Unit))
@@ -261,23 +286,19 @@ def test_the_share_that_is_hidden_is_the_ratio_on_average(masking_of, modalities
     assert abs((shares - wanted).mean()) <= 4 * error + edges
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_the_count_is_what_is_hidden_wherever_it_is_known(
-    masking_of, contents, full_contents, ratio, unit, importance, modality
-):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    assert masking.count(contents(modality), 0.5) is None  # rows differ there
-    content = full_contents(modality)
-    count = masking.count(content, 0.5)
-    share = masking.ratio.constant(0.5)
-    assert (count is None) == (share is None or masking.unit.tokens is None)
-    if count is not None:
-        assert (masking(context_of(content)).sum(1) == count).all()
-        observed = int(content.observed[0].sum())
-        units = observed // masking.unit.tokens
-        assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9))
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_the_count_is_what_is_hidden_wherever_it_is_known(maskings, contents, full_contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        assert masking.count(contents(modality), 0.5) is None, case  # rows differ there
+        content = full_contents(modality)
+        count = masking.count(content, 0.5)
+        share = masking.ratio.constant(0.5)
+        assert (count is None) == (share is None or masking.unit.tokens is None), case
+        if count is not None:
+            assert (masking(context_of(content)).sum(1) == count).all(), case
+            observed = int(content.observed[0].sum())
+            units = observed // masking.unit.tokens
+            assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9)), case
 
 
 @pytest.mark.parametrize("ratio", CONTRACTS[Ratio])
