@@ -118,20 +118,18 @@ def times(count, content):
     return contents_of(content, torch.arange(len(content.valid)).repeat(count))
 
 
-def context_of(content, seed=0, progress=0.5, substitute=None):
+def context_of(content, seed=0, progress=0.5):
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
     size = content.valid.shape[1]
     expected, scores = (uniform_rows(draw, size, purpose) for purpose in ("expected", "scores"))
-    taught = uniform_rows(draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
-    return StreamContext(
-        content._replace(scores=scores.float()),
-        draw,
-        progress,
-        substitute=substitute,
-        predicted_loss=expected,
-        taught=taught,
-        embedded=taught[0],
-    )
+    return StreamContext(content._replace(scores=scores.float()), draw, progress, predicted_loss=expected)
+
+
+def taught_context_of(content):
+    """With a teacher's latents, which are many numbers."""
+    context, size = context_of(content), content.valid.shape[1]
+    taught = uniform_rows(context.draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
+    return context._replace(taught=taught, embedded=taught[0])
 
 
 @pytest.fixture
@@ -481,7 +479,7 @@ def test_a_perfect_prediction_has_the_lowest_loss(chosen, modalities, contents, 
     if target is None:
         return
     content = contents(modality)
-    values = target(context_of(content))[content.valid & content.observed]
+    values = target(taught_context_of(content))[content.valid & content.observed]
     perfect = perfect_prediction(target, modalities[modality], values)
     best = target.loss(perfect, values)
     assert best.dtype == torch.float32
@@ -501,7 +499,7 @@ def test_a_token_without_variation_has_a_finite_loss(chosen, modalities, content
         return
     content = contents(modality)
     content = content._replace(values=torch.full_like(content.values, 3))
-    values = target(context_of(content))[content.valid & content.observed]
+    values = target(taught_context_of(content))[content.valid & content.observed]
     assert target.loss(torch.zeros(len(values), target.size), values).isfinite().all()
 
 
