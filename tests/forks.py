@@ -3,21 +3,19 @@
 A line of JSON on stdin asks for one process a rank; the answer is the exit code, once all have ended.
 """
 
+import importlib
 import json
 import os
 import runpy
 import signal
 import sys
 
-import deepspeed  # noqa: F401
-import torch.utils.tensorboard  # noqa: F401
-
-import mmpt.cli
-import mmpt.finetune.recipe
-import mmpt.report
-import mmpt.training.command
-import mmpt.training.engine
-import mmpt.training.pretrain
+NEEDED = (
+    "deepspeed",
+    "torch.utils.tensorboard",
+    *("mmpt.cli", "mmpt.finetune.recipe", "mmpt.report"),
+    *("mmpt.training.command", "mmpt.training.engine", "mmpt.training.pretrain"),
+)
 
 
 def serve() -> tuple[dict, int]:
@@ -63,9 +61,12 @@ def become(work: dict, rank: int) -> None:
         os.close(file)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # worker processes import this file too
+    for name in NEEDED:
+        importlib.import_module(name)
     work, rank = serve()
     become(work, rank)
-    if not work["script"]:
-        sys.exit(mmpt.cli.main())
-    runpy.run_path(work["script"], run_name="__main__")
+    if work["script"]:
+        runpy.run_path(work["script"], run_name="__main__")
+    else:
+        sys.exit(importlib.import_module("mmpt.cli").main())
