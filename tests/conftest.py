@@ -1,5 +1,7 @@
 """What every test may use: tiny modalities over a real tokenizer, and contents with all that makes rows hard."""
 
+import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,21 @@ from tests.encoders.speech_material import speech_modalities, speech_values
 from tests.encoders.video_material import video_modality, video_values
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """What `--no-loadscope-reorder` says: workers take files in the order below."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """For several workers, files of many slow tests first: near the end a short file keeps nobody waiting."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    every = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], -every[item.path], item.path))
+
 
 # Jane Austen, Persuasion (1817) and Emma (1815): public domain
 SENTENCES = (

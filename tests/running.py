@@ -1,5 +1,6 @@
 """How tests run mmpt as a user does: in a process of its own, on real shards, with a small recipe."""
 
+import atexit
 import csv
 import gzip
 import json
@@ -13,7 +14,9 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -85,12 +88,15 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
     if ranks == 1:
         return [sys.executable, "-m", "mmpt", *tail]
     launcher = Path(sys.executable).with_name("deepspeed")
-    port = 29500 + os.getpid() % 2000
-    return [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(port), "--module", "mmpt", *tail]
+    return [str(launcher), "--num_accelerators", str(ranks), "--master_port", _port(), "--module", "mmpt", *tail]
 
 
-def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end."""
+def mmpt(
+    *arguments: str | Path, ranks: int = 1, cwd: Path | None = None, afresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end in processes of their own: forked ones, or `afresh`, as a user starts them."""
+    if not afresh:
+        return forked([str(argument) for argument in arguments], None, ranks, cwd)
     return subprocess.run(
         command(*arguments, ranks=ranks),
         capture_output=True,
@@ -102,12 +108,51 @@ def mmpt(*arguments: str | Path, ranks: int = 1, cwd: Path | None = None) -> sub
     )
 
 
+def forked(
+    arguments: list[str], script: Path | None, ranks: int = 1, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `mmpt`, or a script, by forks.py: a process is begun in no time where imports take seconds."""
+    argv = [str(script or "mmpt"), *arguments]
+    work = {"argv": argv, "script": script and str(script), "ranks": ranks, "cwd": str(cwd or Path.cwd())}
+    work |= {"environment": environment(), "port": _port(), "seconds": 300}
+    with NamedTemporaryFile("r", encoding="utf-8") as out, NamedTemporaryFile("r", encoding="utf-8") as err:
+        code = _answer(json.dumps(work | {"stdout": out.name, "stderr": err.name}))
+        return subprocess.CompletedProcess(argv, code, out.read(), err.read())
+
+
+def _answer(work: str) -> int:
+    """Of the server, which is not asked again where this was interrupted: its next answer would be a late one."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        server.stdin.write(work + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+    except BaseException:
+        _server.cache_clear()
+        server.kill()
+        raise
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """One for all tests of a process; it ends with its stdin."""
+    line = [sys.executable, str(Path(__file__).with_name("forks.py"))]
+    server = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    atexit.register(server.communicate)
+    return server
+
+
+def _port() -> str:
+    return str(29500 + os.getpid() % 2000)
+
+
 def several(folder: Path, jobs: list[list[Any]], ranks: int = 1, by: str = "several.py") -> None:
     """Run the jobs of several.py, or of another script, to the end, each of which has to succeed."""
-    script, plan = Path(__file__).with_name(by), folder / f"jobs-of-{ranks}.json"
+    plan = folder / f"jobs-of-{ranks}.json"
     plan.write_text(json.dumps(jobs), encoding="utf-8")
-    line = [arg for arg in command(ranks=ranks) if arg not in ("-m", "--module", "mmpt")] + [str(script), str(plan)]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    done = forked([str(plan)], Path(__file__).with_name(by), ranks)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import pickle
 from dataclasses import make_dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def pairs(*kinds):
     return list(itertools.product(*(CONTRACTS[kind] for kind in kinds), MODALITIES))
 
 
+# a test of each loops over ratios and modalities: tests of their own would be nine thousand
+UNITS_BY_IMPORTANCE = list(itertools.product(CONTRACTS[Unit], CONTRACTS[Importance]))
+
+
+@pytest.fixture(scope="session")
+def contents(contents):
+    """Each read once."""
+    return cache(contents)
+
+
+@pytest.fixture(scope="session")
+def full_contents(full_contents):
+    """Each read once."""
+    return cache(full_contents)
+
+
 @pytest.fixture(scope="session")
 def chosen(text, tmp_path_factory):
     """`chosen(Unit, "span")`: a part with its defaults, and with examples for what has none."""
@@ -76,7 +93,7 @@ def chosen(text, tmp_path_factory):
         assert set(needed) <= set(examples), f"give {name}'s settings an example in EXAMPLES: {needed}"
         return component(kind, name, **({name: examples[name] for name in needed} | settings))
 
-    return make
+    return cache(make)
 
 
 def built(part, *wired):
@@ -96,20 +113,23 @@ def contents_of(content, rows):
     return Content(*(tensor[rows] for tensor in content[:5]), scores=scores)
 
 
-def context_of(content, seed=0, progress=0.5, substitute=None):
+def times(count, content):
+    """The same rows again and again, whose draws differ."""
+    return contents_of(content, torch.arange(len(content.valid)).repeat(count))
+
+
+def context_of(content, seed=0, progress=0.5):
     draw = torch.arange(len(content.valid)) * 7919 + seed * 104729
     size = content.valid.shape[1]
     expected, scores = (uniform_rows(draw, size, purpose) for purpose in ("expected", "scores"))
-    taught = uniform_rows(draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
-    return StreamContext(
-        content._replace(scores=scores.float()),
-        draw,
-        progress,
-        substitute=substitute,
-        predicted_loss=expected,
-        taught=taught,
-        embedded=taught[0],
-    )
+    return StreamContext(content._replace(scores=scores.float()), draw, progress, predicted_loss=expected)
+
+
+def taught_context_of(content):
+    """With a teacher's latents, which are many numbers."""
+    context, size = context_of(content), content.valid.shape[1]
+    taught = uniform_rows(context.draw, 2 * size * WIDTH, "taught").view(-1, 2, size, WIDTH).transpose(0, 1).float()
+    return context._replace(taught=taught, embedded=taught[0])
 
 
 @pytest.fixture
@@ -128,6 +148,19 @@ def masking_of(chosen, modalities):
         if chosen(Ratio, ratio).build().shared and parts["unit"].target.overlapping:
             return None  # refused
         return Masking(modalities[modality], MaskingSettings(rounding=rounding, **parts))
+
+    return make
+
+
+@pytest.fixture
+def maskings(masking_of):
+    """`maskings(unit, importance)`: with every ratio, for every modality that is not refused; its name comes first."""
+
+    def make(unit, importance, rounding="up"):
+        for ratio, modality in itertools.product(CONTRACTS[Ratio], MODALITIES):
+            masking = masking_of(ratio, unit, importance, modality, rounding)
+            if masking is not None:
+                yield f"{ratio} of {modality}", modality, masking
 
     return make
 
@@ -164,43 +197,35 @@ def test_the_fixtures_know_every_modality(modalities):
 
 
 @pytest.mark.parametrize("rounding", ["up", "dither"])
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_masking_hides_some_but_not_all_of_what_is_there(
-    masking_of, contents, ratio, unit, importance, modality, rounding
-):
-    masking = masking_of(ratio, unit, importance, modality, rounding)
-    if masking is None:
-        return
-    content = contents(modality)
-    maskable = content.valid & content.observed
-    for seed in range(5):
-        context = context_of(content, seed)
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_masking_hides_some_but_not_all_of_what_is_there(maskings, contents, unit, importance, rounding):
+    for case, modality, masking in maskings(unit, importance, rounding):
+        context = context_of(times(5, contents(modality)))
+        maskable = context.content.valid & context.content.observed
         hidden, units = masking(context), masking.unit.units(context)
-        assert not (hidden & ~maskable).any()
-        assert torch.equal(hidden.any(1), maskable.any(1))
+        assert not (hidden & ~maskable).any(), case
+        assert torch.equal(hidden.any(1), maskable.any(1)), case
         several = torch.tensor([len(row[here].unique()) > 1 for row, here in zip(units, maskable, strict=True)])
-        assert (maskable & ~hidden).any(1)[several].all()
+        assert (maskable & ~hidden).any(1)[several].all(), case
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_a_row_is_hidden_alike_alone_and_in_a_batch(masking_of, contents, ratio, unit, importance, modality):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    context = context_of(contents(modality))
-    hidden = masking(context)
-    assert torch.equal(hidden, masking(context))
-    for row in range(len(hidden)):
-        own = slice(row, row + 1)
-        alone = context._replace(
-            content=contents_of(context.content, own),
-            draw=context.draw[own],
-            predicted_loss=context.predicted_loss[own],
-        )
-        assert torch.equal(masking(alone)[0], hidden[row])
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_a_row_is_hidden_alike_alone_and_in_a_batch(maskings, contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        context = context_of(contents(modality))
+        hidden = masking(context)
+        assert torch.equal(hidden, masking(context)), case
+        for row in range(len(hidden)):
+            own = slice(row, row + 1)
+            alone = context._replace(
+                content=contents_of(context.content, own),
+                draw=context.draw[own],
+                predicted_loss=context.predicted_loss[own],
+            )
+            assert torch.equal(masking(alone)[0], hidden[row]), case
 
 
-@pytest.mark.parametrize(("unit", "importance"), [(u, i) for u in CONTRACTS[Unit] for i in CONTRACTS[Importance]])
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
 def test_padding_changes_nothing_of_what_is_hidden(masking_of, text, documents, unit, importance):
     masking = masking_of("constant", unit, importance, "text")
     if masking is None:
@@ -211,15 +236,13 @@ def test_padding_changes_nothing_of_what_is_hidden(masking_of, text, documents, 
         assert torch.equal(masking(snug)[0], hidden[0, : len(document)])
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_other_draws_hide_other_tokens(masking_of, full_contents, ratio, unit, importance, modality):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    content = full_contents(modality)
-    masks = torch.stack([masking(context_of(content, seed)) for seed in range(4)])
-    assert len(masks.unique(dim=0)) == len(masks)
-    assert len(masks[0].unique(dim=0)) > len(masks[0]) // 2  # and rows differ
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_other_draws_hide_other_tokens(maskings, full_contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        content = full_contents(modality)
+        masks = masking(context_of(times(4, content))).view(4, *content.valid.shape)
+        assert len(masks.unique(dim=0)) == len(masks), case
+        assert len(masks[0].unique(dim=0)) > len(masks[0]) // 2, case  # and rows differ
 
 
 @pytest.mark.parametrize(("unit", "modality"), pairs(Unit))
@@ -261,23 +284,19 @@ def test_the_share_that_is_hidden_is_the_ratio_on_average(masking_of, modalities
     assert abs((shares - wanted).mean()) <= 4 * error + edges
 
 
-@pytest.mark.parametrize(("ratio", "unit", "importance", "modality"), pairs(Ratio, Unit, Importance))
-def test_the_count_is_what_is_hidden_wherever_it_is_known(
-    masking_of, contents, full_contents, ratio, unit, importance, modality
-):
-    masking = masking_of(ratio, unit, importance, modality)
-    if masking is None:
-        return
-    assert masking.count(contents(modality), 0.5) is None  # rows differ there
-    content = full_contents(modality)
-    count = masking.count(content, 0.5)
-    share = masking.ratio.constant(0.5)
-    assert (count is None) == (share is None or masking.unit.tokens is None)
-    if count is not None:
-        assert (masking(context_of(content)).sum(1) == count).all()
-        observed = int(content.observed[0].sum())
-        units = observed // masking.unit.tokens
-        assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9))
+@pytest.mark.parametrize(("unit", "importance"), UNITS_BY_IMPORTANCE)
+def test_the_count_is_what_is_hidden_wherever_it_is_known(maskings, contents, full_contents, unit, importance):
+    for case, modality, masking in maskings(unit, importance):
+        assert masking.count(contents(modality), 0.5) is None, case  # rows differ there
+        content = full_contents(modality)
+        count = masking.count(content, 0.5)
+        share = masking.ratio.constant(0.5)
+        assert (count is None) == (share is None or masking.unit.tokens is None), case
+        if count is not None:
+            assert (masking(context_of(content)).sum(1) == count).all(), case
+            observed = int(content.observed[0].sum())
+            units = observed // masking.unit.tokens
+            assert count == masking.unit.tokens * (units - int(units * (1 - share) + 1e-9)), case
 
 
 @pytest.mark.parametrize("ratio", CONTRACTS[Ratio])
@@ -460,7 +479,7 @@ def test_a_perfect_prediction_has_the_lowest_loss(chosen, modalities, contents, 
     if target is None:
         return
     content = contents(modality)
-    values = target(context_of(content))[content.valid & content.observed]
+    values = target(taught_context_of(content))[content.valid & content.observed]
     perfect = perfect_prediction(target, modalities[modality], values)
     best = target.loss(perfect, values)
     assert best.dtype == torch.float32
@@ -480,7 +499,7 @@ def test_a_token_without_variation_has_a_finite_loss(chosen, modalities, content
         return
     content = contents(modality)
     content = content._replace(values=torch.full_like(content.values, 3))
-    values = target(context_of(content))[content.valid & content.observed]
+    values = target(taught_context_of(content))[content.valid & content.observed]
     assert target.loss(torch.zeros(len(values), target.size), values).isfinite().all()
 
 

@@ -13,6 +13,6 @@ def run(tmp_path_factory, shards):
     """A finished run of one process."""
     folder = tmp_path_factory.mktemp("run")
     recipe = write_recipe(folder, shards)
-    done = mmpt("pretrain", recipe, "--out", folder / "run")
+    done = mmpt("pretrain", recipe, "--out", folder / "run", afresh=True)
     assert done.returncode == 0, done.stderr
     return folder / "run", recipe, done

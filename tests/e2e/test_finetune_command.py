@@ -34,7 +34,7 @@ def recipe(run, shards, tmp_path_factory):
 def fitted(recipe):
     """A finished fit of one process."""
     folder = recipe.parent / "fitted"
-    done = mmpt("finetune", recipe, "--out", folder)
+    done = mmpt("finetune", recipe, "--out", folder, afresh=True)
     assert done.returncode == 0, done.stderr
     return folder, done
 

@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from running import build_all_small_shards, close, several, weights
+from running import build_all_small_shards, close, mmpt, several, weights
 
 from mmpt.recipes import recipes
 
@@ -22,6 +22,12 @@ SETTINGS = [
 LISTED = [pytest.param(recipe, marks=pytest.mark.slow, id=recipe.name) for recipe in recipes()]
 
 
+def prepare(command, folder, _log):
+    """A command before a recipe's last one."""
+    done = mmpt(*command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Every recipe over small shards, with whatever its own command line prepares."""
@@ -31,6 +37,7 @@ def folder(tmp_path_factory):
         patch.syspath_prepend(BENCHMARKS)
         sample_runs = importlib.import_module("sample_runs")
         patch.setattr(sample_runs, "PREPARATION_SETTINGS", SETTINGS)
+        patch.setattr(sample_runs, "run", prepare)
         for recipe in recipes():
             sample_runs.over_shards(recipe.path, shards, folder, SETTINGS)
     return folder

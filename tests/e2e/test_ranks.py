@@ -9,7 +9,7 @@ from running import close, mmpt, weights
 def test_two_ranks_under_the_launcher_learn_what_one_process_learns(run, tmp_path, stage):
     folder, recipe, _ = run
     settings = [f"deepspeed.zero_optimization.stage={stage}", "data.workers=1"]
-    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings, ranks=2)
+    done = mmpt("pretrain", recipe, "--out", tmp_path / "run", *settings, ranks=2, afresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("step 12/12") == 1  # one rank speaks
     assert close(weights(folder), weights(tmp_path / "run"))
