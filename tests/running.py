@@ -197,7 +197,7 @@ def kill_at_random(run: Path, steps: int, *arguments: str | Path, kills: int, se
     raise AssertionError(f"{steps} steps are over before {kills} kills: make it longer")
 
 
-def forked(act: Callable[[], object], **variables: str) -> int:
+def forked_copy(act: Callable[[], object], **variables: str) -> int:
     """The id of a copy of this process that does this alone and ends; it has no start-up to wait for."""
     number = os.fork()
     if number == 0:

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from running import ended, forked
+from running import ended, forked_copy
 from sklearn.cluster import MiniBatchKMeans
 
 from mmpt.data.builders.ecg import build_ecg
@@ -206,7 +206,7 @@ def test_killed_before_pretraining_rounds_go_on_to_the_same_codebook_and_labels(
     for stage, place in KILLS.items():
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, *place)
-            child = forked(lambda: run_rounds(recipe, out=out, launcher=None))
+            child = forked_copy(lambda: run_rounds(recipe, out=out, launcher=None))
         assert ended(child) == -signal.SIGKILL, stage
         assert (round_1 / "units.safetensors").exists() == (stage == "labelling")
         assert not (round_1 / "labels/own/manifest.json").exists()

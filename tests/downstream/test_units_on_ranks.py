@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from running import ended, forked
+from running import ended, forked_copy
 
 from mmpt.data.manifest import load_manifest
 from mmpt.data.schema import declare
@@ -66,7 +66,7 @@ def test_two_ranks_make_the_codebook_and_the_labels_of_one(speech, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     start = partial(
-        forked, partial(as_rank, speech, tmp_path), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        forked_copy, partial(as_rank, speech, tmp_path), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
     )
     ranks = [start(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
     assert [ended(rank) for rank in ranks] == [0, 0]
