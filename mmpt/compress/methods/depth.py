@@ -60,7 +60,7 @@ class DepthMethod(Method):
         told = ", ".join(f"{number} {loss:.3f}" for number, loss in enumerate(losses, start=1))
         lines = (
             f"loss by depth: {told}",
-            f"{chosen} of {depth} blocks stay" + ("; none is worse than the others" if chosen == depth else ""),
+            f"{chosen} of {depth} blocks stay" + ("; method.depth=small or a number takes fewer" if chosen == depth else ""),
         )
         return Smaller(recipe, weights, {"losses": losses, "choices": choices, "depth": chosen}, lines)
 
