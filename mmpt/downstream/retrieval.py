@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ def features_of(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, s
     contrast = _contrast(objective, streams)
     if contrast is not None:
         return _contrasted(encoder, contrast), f"{encoder.run}, features of the run's contrast"
-    pool = objective.pool if isinstance(objective, Embedding) else "mean"
+    pool: Literal["mean", "class"] = objective.pool if isinstance(objective, Embedding) else "mean"
 
     def describe(stream: str, values: Sequence[Any]) -> Float[np.ndarray, "n D"]:
         return normalize(encoder.encode(({stream: value} for value in values), pool=pool), dim=1).numpy()
