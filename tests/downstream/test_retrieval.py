@@ -95,11 +95,12 @@ def test_what_is_searched_is_what_encode_gives_and_a_run_of_embeddings_was_train
 def test_the_uncut_embedding_finds_what_retrieve_does_and_a_cut_is_of_unit_length(run, shards, monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     cuts = importlib.import_module("cuts")
-    cuts.main([str(run), str(shards), "--streams", "image,text", "--widths", "4"])
-    rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert [row[0].strip() for row in rows] == ["1", "2"]
-    recalls = [f"{way.recall[10].value:.3f}" for way in retrieve(run, shards, ("image", "text")).directions]
-    assert rows[1][2].strip() == " / ".join(recalls)
+    ways = retrieve(run, shards, ("image", "text")).directions
+    for k in RANKS:
+        cuts.main([str(run), str(shards), "--streams", "image,text", "--widths", "4", "--k", str(k)])
+        rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        assert [row[0].strip() for row in rows] == ["1", "2"]
+        assert rows[1][2].strip() == " / ".join(f"{way.recall[k].value:.3f}" for way in ways)
     vectors = torch.tensor([[3.0, 4.0, 9.0], [4.0, -3.0, 9.0]])
     assert cuts.cut(vectors, 2).tolist() == pytest.approx(np.array([[0.6, 0.8], [0.8, -0.6]]))
     assert cuts.alike(vectors[:, :2]) == pytest.approx(0.0, abs=1e-6)
