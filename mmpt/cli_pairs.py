@@ -53,7 +53,7 @@ def _add_mine(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         verbs,
         "mine",
         "find samples that a run's features take for each other, as hard negatives of a source (objective embedding)",
-        "mmpt mine runs/mirror shards/images --streams image,text --out hard/captions.safetensors",
+        "mmpt mine runs/contrast shards/images --streams image,text --out hard/captions.safetensors",
     )
     mine.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     mine.add_argument("data", metavar="DATA", help="data set")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from running import build_all_small_shards, mmpt
 
 from mmpt.config import dump_yaml, load_settings, parse_settings
@@ -92,6 +93,24 @@ def test_the_second_line_of_a_recipe_is_a_command_that_begins_with_the_sample_sh
     first, *_, last = listed.path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ").split(" && ")
     assert first == "mmpt samples shards"
     assert last == f"mmpt pretrain {listed.name}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "command", "reads"),
+    [
+        (POSTTRAIN, "mmpt pretrain posttrain/", "init_from"),
+        ("finetune", "mmpt finetune ", "encoder"),
+        ("compress", "mmpt compress ", "run"),
+    ],
+)
+def test_the_second_line_of_what_follows_a_run_makes_that_run_and_ends_with_the_recipe(folder, command, reads):
+    for listed in recipes(folder):
+        text = listed.path.read_text(encoding="utf-8")
+        first, *between, last = text.splitlines()[1].removeprefix("# ").split(" && ")
+        assert first == "mmpt samples shards"
+        assert last.startswith(f"{command}{listed.name} --out runs/")
+        made = between[-1].partition(" --out ")[2] or f"runs/{between[-1].split()[2]}"
+        assert made == yaml.safe_load(text)[reads]
 
 
 def test_recipes_are_listed_with_a_line_each():

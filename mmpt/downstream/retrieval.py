@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 from torch.nn.functional import normalize
 
 from mmpt.data.manifest import Manifest, load_manifest
@@ -21,6 +22,7 @@ from mmpt.downstream.labelled import find_labelled
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.downstream.result import SCORE_NAMES, Interval
 from mmpt.errors import DataError
+from mmpt.objectives.embedding import Embedding
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.pairs import mean_of
 from mmpt.objectives.pairs.sigmoid_contrast import SigmoidContrast
@@ -70,8 +72,9 @@ def retrieve(
 ) -> Retrieval:
     """Recall of the second stream's halves by the first one's, and the other way round, over a whole split.
 
-    Features are those of the run's sigmoid contrast of the two streams, or where it has none the mean latents; each
-    half is encoded by itself. Texts that are the same are one text: any of its samples is right.
+    Features are those of the run's sigmoid contrast of the two streams; where it has none the mean latents, as
+    `encode(pool="mean")` gives them, or the class tokens if those are the embedding of the run. Each half is encoded by
+    itself. Texts that are the same are one text: any of its samples is right.
 
     Args:
         run: with both streams.
@@ -150,25 +153,32 @@ def chance(right: Int[np.ndarray, " q"], among: int, k: int) -> float:
 
 def features_of(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, str]:
     """What gives the features of a stream's values, each encoded by itself, and what they are."""
-    contrast = _contrast(encoder, streams)
-    name = "mean latents" if contrast is None else "features of the run's contrast"
+    objective = load_pretrained(cast("Path", encoder.run), step=encoder.step).model.objective
+    contrast = _contrast(objective, streams)
+    if contrast is not None:
+        return _contrasted(encoder, contrast), f"{encoder.run}, features of the run's contrast"
+    pool: Literal["mean", "class"] = objective.pool if isinstance(objective, Embedding) else "mean"
 
+    def describe(stream: str, values: Sequence[Any]) -> Float[np.ndarray, "n D"]:
+        return normalize(encoder.encode(({stream: value} for value in values), pool=pool), dim=1).numpy()
+
+    return describe, f"{encoder.run}, {'mean latents' if pool == 'mean' else 'class tokens'}"
+
+
+def _contrasted(encoder: Encoder, contrast: SigmoidContrast) -> Describe:
     @torch.no_grad()
     def describe(stream: str, values: Sequence[Any]) -> Float[np.ndarray, "n D"]:
         parts = []
         for start in range(0, len(values), CHUNK):
             own = encoder.encode({stream: value} for value in values[start : start + CHUNK]).streams[stream]
-            mean = mean_of(own.latents, own.valid)
-            parts.append(mean if contrast is None else contrast.features(mean, contrast.streams.index(stream)))
+            parts.append(contrast.features(mean_of(own.latents, own.valid), contrast.streams.index(stream)))
         every = torch.cat(parts)
-        raw = contrast is not None and not contrast.unit_vectors
-        return (every if raw else normalize(every, dim=1)).numpy()
+        return (normalize(every, dim=1) if contrast.unit_vectors else every).numpy()
 
-    return describe, f"{encoder.run}, {name}"
+    return describe
 
 
-def _contrast(encoder: Encoder, streams: tuple[str, str]) -> SigmoidContrast | None:
-    objective = load_pretrained(cast("Path", encoder.run), step=encoder.step).model.objective
+def _contrast(objective: nn.Module, streams: tuple[str, str]) -> SigmoidContrast | None:
     if isinstance(objective, MaskedPrediction):
         for pair in objective.paired.losses().values():
             if isinstance(pair, SigmoidContrast) and set(pair.streams) == set(streams):

@@ -79,7 +79,8 @@ class Embedding(Objective):
             matryoshka.check(backbone.trunk.depth, backbone.trunk.width)
         self.modalities = dict(modalities)
         self.noise, self.temperature, self.own_side = noise, temperature, own_side
-        self.pool, self.apart, self.matryoshka = pool, apart, matryoshka
+        self.pool: Literal["mean", "class"] = pool
+        self.apart, self.matryoshka = apart, matryoshka
         self.settings = {name: (streams or {}).get(name, ViewSettings()) for name in modalities}
         width = backbone.trunk.width
         self.corruptions = nn.ModuleDict({name: own.corruption.build(width) for name, own in self.settings.items()})

@@ -76,8 +76,11 @@ def test_the_folder_is_a_run_like_any_other(shallow, tmp_path):
     assert {"before", "after"} == set(report["quality"]["scores"])
 
 
-def test_all_blocks_are_the_model_itself(run, recipe, tmp_path):
+def test_all_blocks_are_the_model_itself_and_the_table_says_so(run, recipe, tmp_path, capsys):
     assert main(["compress", str(recipe), "--out", str(tmp_path / "whole"), "method.depth=2", "label=null"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "(100%)" in told
+    assert "2 of 2 blocks stay; method.depth=small or a number takes fewer" in told
     before, after = (mmpt.load(folder).backbone.state_dict() for folder in (run, tmp_path / "whole"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 

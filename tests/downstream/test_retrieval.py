@@ -1,10 +1,15 @@
 """Ranks, chance, and who counts as right."""
 
+import importlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from walks import make_run, walk
 
+import mmpt
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.classify import SCORES
 from mmpt.downstream.result import Interval
@@ -15,6 +20,7 @@ from mmpt.downstream.retrieval import (
     _direction,
     _side,
     chance,
+    features_of,
     first_ranks,
     retrieve,
     zero_shot,
@@ -54,6 +60,50 @@ def test_a_run_without_contrast_is_searched_by_its_latents(run, shards):
     for way in found.directions:
         assert all(0 <= way.recall[k].low <= way.recall[k].value <= way.recall[k].high <= 1 for k in RANKS)
         assert way.recall[1].value <= way.recall[5].value <= way.recall[10].value
+
+
+EMBEDDING = """
+streams:
+  text: {type: text, max_length: 24}
+  image: {type: image, size: 16, patch: 4}
+trunk: {type: transformer, width: 16, depth: 1, heads: 2}
+objective: {type: embedding, apart: true, pool: class}
+data:
+  sources:
+    walks: {shards: SHARDS, streams: [image, text]}
+  batch_size: 4
+training:
+  steps: 1
+  optimizer: {learning_rate: 1e-3}
+"""
+
+
+def test_what_is_searched_is_what_encode_gives_and_a_run_of_embeddings_was_trained_for(run, shards, tmp_path):
+    samples = [sample for sample in map(walk, range(12)) if {"image", "text"} <= sample.keys()]
+    classes = make_run(tmp_path / "classes", shards, (1,), EMBEDDING)
+    for folder, told in ((run, "mean latents"), (classes, "class tokens")):
+        encoder = mmpt.load(folder)
+        describe, features = features_of(encoder, ("image", "text"))
+        assert features.endswith(told)
+        for name in ("image", "text"):
+            own = ({name: sample[name]} for sample in samples)
+            wanted = encoder.encode(own, pool="class" if folder is classes else "mean")
+            found = describe(name, [sample[name] for sample in samples])
+            np.testing.assert_allclose(found, torch.nn.functional.normalize(wanted, dim=1).numpy(), atol=1e-6)
+
+
+def test_the_uncut_embedding_finds_what_retrieve_does_and_a_cut_is_of_unit_length(run, shards, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    cuts = importlib.import_module("cuts")
+    ways = retrieve(run, shards, ("image", "text")).directions
+    for k in RANKS:
+        cuts.main([str(run), str(shards), "--streams", "image,text", "--widths", "4", "--k", str(k)])
+        rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        assert [row[0].strip() for row in rows] == ["1", "2"]
+        assert rows[1][2].strip() == " / ".join(f"{way.recall[k].value:.3f}" for way in ways)
+    vectors = torch.tensor([[3.0, 4.0, 9.0], [4.0, -3.0, 9.0]])
+    assert cuts.cut(vectors, 2).tolist() == pytest.approx(np.array([[0.6, 0.8], [0.8, -0.6]]))
+    assert cuts.alike(vectors[:, :2]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_what_can_not_be_searched_is_refused(run, shards):

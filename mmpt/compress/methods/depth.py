@@ -58,10 +58,8 @@ class DepthMethod(Method):
         chosen = choices[self.depth] if isinstance(self.depth, str) else self.depth
         recipe, weights = first_blocks(work.encoder.recipe, work.weights, chosen)
         told = ", ".join(f"{number} {loss:.3f}" for number, loss in enumerate(losses, start=1))
-        lines = (
-            f"loss by depth: {told}",
-            f"{chosen} of {depth} blocks stay" + ("; none is worse than the others" if chosen == depth else ""),
-        )
+        advice = "; method.depth=small or a number takes fewer" if chosen == depth else ""
+        lines = (f"loss by depth: {told}", f"{chosen} of {depth} blocks stay{advice}")
         return Smaller(recipe, weights, {"losses": losses, "choices": choices, "depth": chosen}, lines)
 
     @torch.no_grad()
