@@ -6,6 +6,7 @@
 The names below are the public ones.
 """
 
+from mmpt.finetune.adapter import load_adapter, save_adapter
 from mmpt.finetune.repeats import Repeats, repeat
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.saved import load
@@ -32,6 +33,8 @@ __all__ = [
     "Split",
     "TokenTagger",
     "load",
+    "load_adapter",
     "repeat",
+    "save_adapter",
     "split",
 ]

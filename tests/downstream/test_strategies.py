@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
 from walks import CLASSES, RECIPE, make_run, shake, walk
 
 import mmpt
 from mmpt.config import component, find_parts
-from mmpt.errors import ConfigError
-from mmpt.finetune import Classifier
+from mmpt.errors import CheckpointError, ConfigError
+from mmpt.finetune import Classifier, load_adapter, save_adapter
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.model import plain_model
 from mmpt.finetune.rows import Rows
@@ -111,6 +112,36 @@ def test_mask_tuning_keeps_weights_or_zeroes_them(encoder, fits, changes):
         assert name.startswith("trunk.blocks.1.")  # the lowest block is left alone
         assert name.endswith("weight")
         assert ((after[name] == 0) | (after[name] == before[name])).all()
+
+
+def test_an_adapter_has_a_bit_a_weight_and_tasks_switch_on_one_encoder(encoder, fits, tmp_path):
+    fitted = fits["mask_tuning"].task
+    mine, other = (save_adapter(fits[name].task, tmp_path / name) for name in ("mask_tuning", "linear_probe"))
+    sizes = {name: value for name, value in load_file(mine).items() if name.startswith("kept.")}
+    assert sizes
+    for name, bits in sizes.items():
+        assert len(bits) == -(-encoder.backbone.get_parameter(name.removeprefix("kept.")).numel() // 8)
+    before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
+    for file, whole in ((mine, fitted), (other, fits["linear_probe"].task), (mine, fitted)):
+        task = load_adapter(file, encoder)
+        wanted = whole.model.state_dict()
+        assert all(torch.equal(value, wanted[name]) for name, value in task.model.state_dict().items())
+        assert task.facts == whole.facts
+    assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
+
+
+def test_what_is_no_adapter_or_of_another_encoder_is_refused(encoder, fits, shards, tmp_path):
+    with pytest.raises(ConfigError, match="has other weights than before, not only zeros; save the whole task"):
+        save_adapter(fits["full"].task, tmp_path / "full")
+    assert not (tmp_path / "full").exists()
+    (tmp_path / "damaged").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="is no adapter that save_adapter wrote"):
+        load_adapter(tmp_path / "damaged", encoder)
+    save_adapter(fits["mask_tuning"].task, tmp_path / "mine")
+    run = make_run(tmp_path / "other", shards)
+    shake(run)
+    with pytest.raises(ConfigError, match="is of an encoder with other weights"):
+        load_adapter(tmp_path / "mine", mmpt.load(run))
 
 
 def test_mask_tuning_begins_with_the_stated_share_off_and_passes_the_gradient_straight(encoder):
