@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
@@ -27,7 +26,7 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("speech_step")
 
 
-def both_in_double(bench: ModuleType, **sizes: Any) -> tuple[nn.Module, nn.Module, partial, partial]:
+def both_in_double(bench: ModuleType, **sizes: Any) -> tuple[Any, Any, partial, partial]:
     """Our model and torchaudio's with the same weights, and the loss of each: rounding hides nothing."""
     torch.manual_seed(0)
     ours, theirs = (side.losses[0] for side in bench.contenders_of(bench.Sizes(**sizes, **TINY), 0))
@@ -59,7 +58,7 @@ def test_loss_and_gradients_are_those_of_torchaudio(bench: ModuleType, norm: str
     assert_close(*first_convolutions(model, peer), **CLOSE)
 
 
-def first_convolutions(model: nn.Module, peer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def first_convolutions(model: Any, peer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the first convolution's kernel, in the same order."""
     given = peer.wav2vec2.feature_extractor.conv_layers[0].conv.weight.grad
     return model.backbone.encoder("speech").stem.layers[0].weight.grad, given.permute(2, 1, 0).flatten(0, 1)
