@@ -17,7 +17,16 @@ from torch import Tensor
 
 from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
 from mmpt.data.manifest import sha256_of
-from mmpt.downstream.pooling import Features, TokenLatents, class_pool, describe, join, mean_pool, mean_std_pool
+from mmpt.downstream.pooling import (
+    Features,
+    LacksTokens,
+    TokenLatents,
+    class_pool,
+    describe,
+    join,
+    mean_pool,
+    mean_std_pool,
+)
 from mmpt.downstream.values import read_value
 from mmpt.encoders import Modality
 from mmpt.errors import CheckpointError, ConfigError, DataError
@@ -207,7 +216,8 @@ class Encoder:
             batch_size: samples that go through the trunk at once.
 
         Raises:
-            DataError: an unknown field, or a value that can't be read; gives the sample's number, counted from 0.
+            DataError: an unknown field, a value that can't be read, or no token to pool; gives the sample's number,
+                counted from 0.
         """
         if pool is not None and pool not in POOLS:
             raise ValueError(f"pool: expected None or one of {', '.join(POOLS)}, got {pool!r}")
@@ -252,7 +262,11 @@ class Encoder:
             chunk.sort(key=lambda sample: sample.length)
             numbers += [sample.number for sample in chunk]
             for start in range(0, len(chunk), batch_size):
-                parts.append(self._pooled(self._collated(chunk[start : start + batch_size]), pool))
+                part = chunk[start : start + batch_size]
+                try:
+                    parts.append(self._pooled(self._collated(part), pool))
+                except LacksTokens as error:
+                    raise DataError(f"sample {part[error.row].number}: has {error.lack}; leave it out") from error
         if cut:
             limits = ", ".join(f"{name} {modality.limit}" for name, modality in self.modalities.items())
             message = f"{cut} of {len(numbers)} samples were cut, being longer than the recipe lets them be ({limits})"

@@ -10,6 +10,14 @@ from torch import Tensor
 from mmpt.errors import DataError
 
 
+class LacksTokens(DataError):
+    """A row of a batch without a token to pool; who knows which sample the row is, says so."""
+
+    def __init__(self, row: int, lack: str) -> None:
+        super().__init__(f"row {row} of the batch has {lack}")
+        self.row, self.lack = row, lack
+
+
 class StreamLatents(NamedTuple):
     """One stream of some samples after the trunk."""
 
@@ -96,7 +104,7 @@ def _mean(
 
 def _checked(pooled: Float[Tensor, "B D"], counts: Int[Tensor, "B 1"], lack: str) -> Float[Tensor, "B D"]:
     if not counts.all():
-        raise DataError(f"row {int((counts == 0).nonzero()[0, 0])} of the batch has {lack}")
+        raise LacksTokens(int((counts == 0).nonzero()[0, 0]), lack)
     return pooled
 
 

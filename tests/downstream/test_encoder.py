@@ -310,6 +310,17 @@ def test_arrays_dicts_and_paths_of_any_subset_of_streams_are_encoded(clinic, tmp
     }
 
 
+@pytest.mark.parametrize("empty", [{}, {COLUMNS[0]["name"]: None}])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_sample_without_a_token_is_named_by_its_number(clinic, empty, place):
+    """Not by its place among the samples in order of their length."""
+    given = [{"labs": visit(2)["labs"]}, {"ecg": visit(2)["ecg"]}]
+    given.insert(place, {"labs": empty})
+    for pool in (None, "mean_std"):
+        with pytest.raises(DataError, match=f"^sample {place}: has no tokens; leave it out$"):
+            clinic.encode(given, pool=pool, batch_size=2)
+
+
 @pytest.mark.parametrize("name", ["speech", "ecg"])
 def test_recordings_longer_than_a_row_are_cut_and_it_is_said(clinic, name):
     value = visit(2)[name]
