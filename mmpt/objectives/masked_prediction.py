@@ -149,6 +149,10 @@ class StreamObjective(nn.Module):
             more, of_it = self._contrasted(self.contrast, latents, context, hidden, scored)
             loss = _sum_of(loss, more, self.contrast.settings.weight)
             figures |= of_it
+        if self.target.latent:
+            shown = latents.shown
+            visible = shown.tokens.valid & ~hidden.hidden.gather(1, shown.places)
+            figures["latent_std"] = spread(latents.own, visible)
         return loss, figures
 
     def of_clean(self, latents: Latents, context: StreamContext, hidden: Hidden) -> tuple[Loss, Figures]:

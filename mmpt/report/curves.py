@@ -28,7 +28,10 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 class Joint(NamedTuple):
-    """Figures that say more in one chart; `{}` stands for a stream's name."""
+    """Figures that say more in one chart; `{}` stands for a stream's name.
+
+    In the title it makes a chart of each stream, in the parts alone a curve of each.
+    """
 
     title: str
     parts: Mapping[str, str]  # by what the legend calls them
@@ -36,11 +39,21 @@ class Joint(NamedTuple):
 
 
 JOINT = (
-    Joint("experts: load, 1 is a fair share", {"most": "experts/load_max", "least": "experts/load_min"}),
-    Joint("experts: choices that found no place", {"": "experts/dropped"}, percent=True),
-    Joint("experts: entropy of the gate, 1 if all are as likely", {"": "experts/entropy"}),
+    Joint(
+        "experts: load, 1 is a fair share",
+        {"most": "experts/load_max", "least": "experts/load_min", "most of {}": "experts/{}/load_max"},
+    ),
+    Joint("experts: choices that found no place", {"all": "experts/dropped", "{}": "experts/{}/dropped"}, percent=True),
+    Joint(
+        "experts: entropy of the gate, 1 if all are as likely",
+        {"all": "experts/entropy", "{}": "experts/{}/entropy"},
+    ),
     Joint("experts: balance loss, 1 if even", {"": "experts/balance"}),
     Joint("experts: what they know of the stream, 1 if each is of one", {"": "experts/stream_information"}),
+    Joint(
+        "{}: spread over tokens, near 0 is collapse",
+        {"latents": "{}/latent_std", "targets": "{}/target_std", "predictions": "{}/prediction_std"},
+    ),
     Joint("{}: rank correlation with the true losses", {"predictor": "{}/spearman", "teacher": "{}/teacher_spearman"}),
     Joint(
         "{}: hardest tokens that the teacher found",
@@ -66,11 +79,15 @@ def joint_charts(streams: Sequence[str]) -> list[Joint]:
     """Those of the run as a whole, then those of each stream."""
     whole, own = ([joint for joint in JOINT if ("{}" in joint.title) == wanted] for wanted in (False, True))
     filled = [
-        Joint(title.format(stream), {key: name.format(stream) for key, name in parts.items()}, percent)
+        Joint(title.format(stream), _parts(parts, [stream]), percent)
         for stream in streams
         for title, parts, percent in own
     ]
-    return whole + filled
+    return [Joint(title, _parts(parts, streams), percent) for title, parts, percent in whole] + filled
+
+
+def _parts(parts: Mapping[str, str], streams: Sequence[str]) -> dict[str, str]:
+    return {key.format(stream): name.format(stream) for key, name in parts.items() for stream in streams}
 
 
 def probe_charts(recipe: Recipe) -> list[Joint]:
@@ -151,7 +168,9 @@ def curves_section(recipe: Recipe, lines: Lines) -> Html:
     for title, parts, percent in joint:
         charts.append(chart(title, {own: curve(lines, name) for own, name in parts.items()}, percent=percent))
     shown = (
-        KNOWN | {*loss_names(lines), "step", "done", "source"} | {name for one in joint for name in one.parts.values()}
+        KNOWN
+        | {*loss_names(lines), "step", "done", "source", "experts"}
+        | {name for one in joint for name in one.parts.values()}
     )
     others = dict.fromkeys(name for line in lines for name in line if name not in shown)
     charts += [chart(name, {"": curve(lines, name)}) for name in others]

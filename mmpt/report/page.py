@@ -7,6 +7,7 @@ from mmpt.downstream.pretrained import Pretrained, load_pretrained
 from mmpt.errors import MmptError
 from mmpt.report.curves import curves_section, headline
 from mmpt.report.diagnoses import diagnoses_section
+from mmpt.report.experts import experts_section
 from mmpt.report.gallery import reconstructions_section
 from mmpt.report.markup import Html, element, join
 from mmpt.report.probes import probes_section
@@ -44,6 +45,7 @@ def _content(run: Path) -> list[Html]:
     return [
         headline(run, recipe, lines),
         curves_section(recipe, lines),
+        experts_section(lines),
         reconstructions_section(pretrained),
         probes_section(run),
         diagnoses_section(run),

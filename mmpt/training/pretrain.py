@@ -16,6 +16,7 @@ from mmpt.settings import Recipe
 from mmpt.training import checkpoint, engine
 from mmpt.training.collapse import CollapseWatch
 from mmpt.training.engine import Engine, Outcome, World
+from mmpt.training.expert_loads import LoadWatch, plain
 from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
 from mmpt.training.ledger import Lines
@@ -25,6 +26,8 @@ from mmpt.training.schedules import learning_rate
 
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
+
+FRESH = {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}, "collapse": {}, "experts": {}}
 
 
 def train(
@@ -81,7 +84,7 @@ class Loop:
         self.display = Display(console, recipe.training.steps)
         newest = self._newest()
         saved = checkpoint.load(newest) if newest else None
-        state = saved.state if saved else {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}}
+        state = saved.state if saved else FRESH
         if saved:
             load_weights(model, saved.weights)
         else:
@@ -99,7 +102,8 @@ class Loop:
         self.step, self.updates = int(state["step"]), int(state["updates"])
         self.bad = BadSamples(recipe.data, **state["bad_samples"])
         self.nonfinite = NonFinite(self.settings.max_nonfinite, **state["nonfinite"])
-        self.collapse = CollapseWatch(self.settings.collapse, state.get("collapse"))
+        self.collapse = CollapseWatch(self.settings.collapse, **state["collapse"])
+        self.loads = LoadWatch(**state["experts"])
         self.last_skip = ""
         self.ledger = Lines(run / _ledger_name(world.rank), self.step)
         if world.rank == 0:
@@ -190,8 +194,9 @@ class Loop:
                 self.ledger.write(self.step, event="skipped update", objective=objective, uids=uids, samples=names)
             who = "; ".join(f"{objective}: uids {uids}" for objective, uids in outcome.culprits) or "a gradient"
             self.display.say(f"step {self.step}: not finite ({who}); this update is skipped")
-        elif sentence := self.collapse.look(outcome.metrics, self.step / self.settings.steps):
-            self.display.say(f"step {self.step}: {sentence}")
+        else:
+            for sentence in self.collapse.look(outcome.metrics, self.step / self.settings.steps):
+                self.display.say(f"step {self.step}: {sentence}")
         self.nonfinite.count(self.step, outcome.finite)
 
     def _names(self, uid: int) -> list[str]:
@@ -203,15 +208,18 @@ class Loop:
         self.meter.add_metrics(outcome.metrics)
         if self.record is None or (done % self.settings.log_every and done != self.settings.steps):
             return
+        figures, blocks = self.meter.read()
         values = {
             "learning_rate": rate,
             "gradient_norm": outcome.gradient_norm,
             "skipped_updates": float(self.nonfinite.total + (not outcome.finite)),
             "bad_samples": float(self.bad.bad),
-            **self.meter.read(),
+            **figures,
         }
-        self.record.write(self.step, done, source, values)
-        self.display.show(done, values)
+        self.record.write(self.step, done, source, values, plain(blocks))
+        for sentence in self.loads.look(blocks):
+            self.display.say(f"step {done}: {sentence}")
+        self.display.show(done, values, blocks)
 
     def _probe(self) -> None:
         """All ranks: gather; rank 0: load a copy, score it, and log. What is raised, all ranks raise."""
@@ -239,7 +247,8 @@ class Loop:
             "updates": self.updates,
             "bad_samples": {"seen": self.bad.seen, "bad": self.bad.bad, "in_a_row": self.bad.in_a_row},
             "nonfinite": {"in_a_row": self.nonfinite.in_a_row, "total": self.nonfinite.total},
-            "collapse": self.collapse.in_a_row,
+            "collapse": self.collapse.state(),
+            "experts": self.loads.state(),
         }
         folder = self.run / "checkpoints"
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmpt.training.expert_loads import LoadWatch, folded
+from mmpt.training.expert_loads import Blocks, apart, figures_of, told
 
 
 @contextmanager
@@ -41,8 +41,7 @@ def quiet(log: Path, *, speaks: bool) -> Iterator[Console]:
 
 
 RANKINGS = ("/spearman", "/hard_overlap", "/hard_overlap_by_chance")  # how well hard tokens are told from easy ones
-SPREADS = ("/target_std", "/prediction_std", "/code_perplexity")  # near 0: collapsed
-EXPERTS = ("experts/dropped", "experts/load_max")
+SPREADS = ("/target_std", "/prediction_std", "/latent_std", "/code_perplexity")  # near 0: collapsed
 
 
 class Meter:
@@ -71,19 +70,24 @@ class Meter:
             before = self._metrics.get(name, (0.0, 0.0))
             self._metrics[name] = before[0] + total, before[1] + count
 
-    def read(self) -> dict[str, float]:
-        """Means of the metrics, rates, seconds a step, shares of padding and of waiting for data; starts anew."""
+    def read(self) -> tuple[dict[str, float], Blocks]:
+        """Means of the metrics, rates, seconds a step, shares of padding and of waiting for data; what experts got.
+
+        Starts anew.
+        """
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        sums, metrics = self._sums, self._metrics
+        sums, (metrics, blocks) = self._sums, apart(self._metrics)
         self._start()
-        return {
-            **folded({name: total / max(count, 1) for name, (total, count) in sorted(metrics.items())}),
+        figures = {
+            **{name: total / max(count, 1) for name, (total, count) in sorted(metrics.items())},
+            **figures_of(blocks),
             "samples_per_second": sums["samples"] / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
             "seconds_per_step": seconds / max(sums["steps"], 1),
             "padding_share": 1 - sums["tokens"] / max(sums["places"], 1),
             "data_wait_share": min(sums["waited"] / seconds, 1.0),
         }
+        return figures, blocks
 
 
 class Display:
@@ -91,7 +95,6 @@ class Display:
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console, self.steps, self.first = console, steps, 0
-        self.watch = LoadWatch()
         self._probed = ""
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
@@ -125,12 +128,11 @@ class Display:
         if self.bar:
             self.bar.update(self.task, completed=step)
 
-    def show(self, step: int, values: dict[str, float]) -> None:
+    def show(self, step: int, values: dict[str, float], blocks: Blocks) -> None:
         """The newest figures."""
-        if uneven := self.watch.look(values):
-            self.say(f"step {step}: {uneven}")
         losses = "  ".join(f"{n.removesuffix('/loss')} {v:.3f}" for n, v in values.items() if n.endswith("/loss"))
-        ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS + SPREADS) or n in EXPERTS)
+        ranks = "".join(f"{n} {v:.2f}  " for n, v in values.items() if n.endswith(RANKINGS + SPREADS))
+        ranks += f"{told(blocks)}  " if blocks else ""
         figures = (
             f"loss {losses}  {ranks}{self._probed}lr {values['learning_rate']:.2e}  "
             f"{values['samples_per_second']:.0f} samples/s  "

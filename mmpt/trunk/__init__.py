@@ -33,9 +33,9 @@ class Routing(NamedTuple):
     balance: Float[Tensor, ""]  # loss, 1 where all experts get as much
     router_z: Float[Tensor, ""]  # loss, the mean square of the logits' log-sum-exp
     chosen: Float[Tensor, "streams E"]  # choices of the streams' tokens, those that found no place among them
-    dropped: Float[Tensor, ""]  # choices that found no place
-    entropy: Float[Tensor, ""]  # of the gate in units of log E, summed over tokens
-    tokens: Float[Tensor, ""]
+    dropped: Float[Tensor, " streams"]  # choices that found no place
+    entropy: Float[Tensor, " streams"]  # of the gate in units of log E, summed over tokens
+    tokens: Float[Tensor, " streams"]
 
 
 class Inner(NamedTuple):
@@ -68,25 +68,20 @@ class TrunkOutput(NamedTuple):
     def metrics(self, names: list[str]) -> dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
         """Figures for the log as (sum, count); `names` are the streams', by number.
 
-        `experts/load/<layer>/<expert>/<stream>` is a share of the layer's choices.
+        Of every layer that routes, counted from 1: `experts/load/<layer>/<expert>/<stream>` is a share of the layer's
+        choices, `experts/dropped/<layer>/<stream>` of the stream's choices, and `experts/entropy/<layer>/<stream>` a
+        mean over its tokens.
         """
         if not self.routings:
             return {}
-
-        def total(figures: list[Tensor]) -> Tensor:
-            return torch.stack(figures).sum()
-
-        every, balance = list(self.routings.values()), self.balance.detach()
-        choices = total([routing.chosen.sum() for routing in every])
-        metrics = {
-            "experts/balance": (balance, torch.ones_like(balance)),
-            "experts/dropped": (total([routing.dropped for routing in every]), choices),
-            "experts/entropy": (total([r.entropy for r in every]), total([r.tokens for r in every])),
-        }
+        balance = self.balance.detach()
+        metrics = {"experts/balance": (balance, torch.ones_like(balance))}
         for layer, routing in self.routings.items():
-            of_layer = routing.chosen.sum()
-            for name, loads in zip(names, routing.chosen.unbind(), strict=True):
-                for expert, load in enumerate(loads.unbind()):
+            of_layer, of_streams = routing.chosen.sum(), routing.chosen.sum(1)
+            for number, name in enumerate(names):
+                metrics[f"experts/dropped/{layer}/{name}"] = routing.dropped[number], of_streams[number]
+                metrics[f"experts/entropy/{layer}/{name}"] = routing.entropy[number], routing.tokens[number]
+                for expert, load in enumerate(routing.chosen[number].unbind()):
                     metrics[f"experts/load/{layer}/{expert}/{name}"] = load, of_layer
         return metrics
 

@@ -42,6 +42,7 @@ def straight(recipe):
     assert done.returncode == 0, done.stderr
     assert "image/target_std" in done.stdout
     assert "text/prediction_std" in done.stdout
+    assert "text/latent_std" in done.stdout
     return recipe.parent / "straight"
 
 
@@ -61,7 +62,8 @@ def test_the_teacher_follows_once_an_update_and_figures_are_written(straight):
                 after[name], momentum * before[name] + (1 - momentum) * own, rtol=1e-5, atol=1e-7
             )
     figures = {name for line in read_lines(straight / "metrics.jsonl") for name in line}
-    assert {f"{stream}/{figure}_std" for stream in ("image", "text") for figure in ("target", "prediction")} <= figures
+    made = ("target", "prediction", "latent")
+    assert {f"{stream}/{figure}_std" for stream in ("image", "text") for figure in made} <= figures
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.slow)])

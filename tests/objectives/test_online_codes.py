@@ -145,7 +145,8 @@ def test_every_modality_has_gradients_everywhere_also_where_its_stream_is_absent
         grown = gradients(model, sum(loss.total for loss in step.losses.values()) + step.balance)
         assert set(grown) == {name for name, p in model.named_parameters() if p.requires_grad}
         assert all(gradient.isfinite().all() for gradient in grown.values())
-        assert {f"{stream}/code_perplexity" for stream in present} <= set(step.metrics)
+        figures = {f"{stream}/{name}" for stream in present for name in ("code_perplexity", "latent_std")}
+        assert figures <= set(step.metrics)
 
 
 def test_cross_entropy_trains_no_quantiser_and_contrast_no_block_above_its_own(model_of, full_contents, batch_of):

@@ -200,7 +200,11 @@ def test_every_modality_has_gradients_everywhere_also_where_its_stream_is_absent
         model.zero_grad()
         (sum(loss.total for loss in step.losses.values()) + step.balance).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in trained(model))
-        assert all(f"{stream}/{figure}" in step.metrics for stream in present for figure in ("target_std", "loss"))
+        assert all(
+            f"{stream}/{figure}" in step.metrics
+            for stream in present
+            for figure in ("target_std", "latent_std", "loss")
+        )
 
 
 def test_hard_patches_and_latents_may_ask_the_same_teacher(model_of, contents, batch_of):
@@ -276,6 +280,19 @@ def test_spreads_are_those_of_scored_tokens(model_of, contents, batch_of):
     for name, x in (("target_std", values), ("prediction_std", predicted.prediction)):
         above, below = step.metrics[f"image/{name}"]
         assert_close(above / below, (x.var(0) + 1e-6).sqrt().mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("corruption", ["drop", "replace"])
+def test_the_spread_of_latents_is_that_of_the_tokens_the_trunk_sees(model_of, contents, batch_of, corruption):
+    """Neither of padding, here full of other numbers, nor of mask tokens."""
+    model, batch = model_of(speech=stream_of(corruption)), batch_of(speech=contents("speech"))
+    content, hidden = batch.streams["speech"], model.hide(batch, 0.5)
+    assert not content.valid.all()
+    own = model.objective._latents(model.backbone, batch, hidden, 0.5).latents["speech"]
+    seen = own.shown.tokens.valid if corruption == "drop" else content.valid & ~hidden["speech"].hidden
+    above, below = model(batch, hidden, 0.5).metrics["speech/latent_std"]
+    assert below == seen.sum() == (content.valid & ~hidden["speech"].hidden).sum()
+    assert_close(above / below, (own.own[seen].var(0) + 1e-6).sqrt().mean(), rtol=1e-4, atol=1e-5)
 
 
 # ---- what is refused

@@ -112,11 +112,12 @@ def test_curves_cover_losses_rate_norm_throughput_waiting_and_padding(page):
     assert len(titles) == page.tags.count("svg") == 8
 
 
-def test_experts_and_hard_tokens_have_charts_that_say_what_they_show(run):
-    named = ("load_max", "load_min", "dropped", "entropy", "balance", "stream_information", "text/load_max")
+def test_experts_spreads_and_hard_tokens_have_charts_that_say_what_they_show(run):
+    named = ("load_max", "load_min", "dropped", "entropy", "balance", "stream_information")
+    named += ("text/load_max", "image/dropped", "text/entropy")
     figures = {f"experts/{name}": number / 10 for number, name in enumerate(named)}
     figures |= {f"image/{name}": 0.5 for name in ("spearman", "teacher_spearman", "hard_overlap")}
-    figures["image/hard_overlap_by_chance"] = 0.25
+    figures |= {"image/hard_overlap_by_chance": 0.25, "image/latent_std": 0.7, "image/target_std": 0.6}
     lines = Lines(run / "metrics.jsonl", 8)
     lines.write(8, done=9, source="captioned", **figures)
     lines.sync()
@@ -127,12 +128,33 @@ def test_experts_and_hard_tokens_have_charts_that_say_what_they_show(run):
         "experts: entropy of the gate, 1 if all are as likely",
         "experts: balance loss, 1 if even",
         "experts: what they know of the stream, 1 if each is of one",
+        "image: spread over tokens, near 0 is collapse",
         "image: rank correlation with the true losses",
         "image: hardest tokens that the teacher found",
-        "experts/text/load_max",
     ]
-    for legend in ("load, 1 is a fair share most least", "true losses predictor teacher", "found teacher by chance"):
+    legends = ("load, 1 is a fair share most least most of text", "found no place all image", "as likely all text")
+    legends += ("true losses predictor teacher", "found teacher by chance", "is collapse latents targets")
+    for legend in legends:
         assert legend in page.plain
+
+
+def test_each_block_s_experts_have_a_table_by_stream(run):
+    """All streams are weighed by their tokens: 3 x 1.5 + 1 x 0.5 over 4 is 1.25."""
+    image = {"tokens": 300, "load": [1.5, 0.5], "dropped": 0.25, "entropy": 0.5}
+    text = {"tokens": 100, "load": [0.5, 1.5], "dropped": 0.05, "entropy": 0.9}
+    lines = Lines(run / "metrics.jsonl", 8)
+    lines.write(8, done=9, source="captioned", experts={"2": {"image": image}})
+    lines.write(9, done=12, source="captioned", experts={"3": {"image": image, "<text>": text}, "4": {"image": image}})
+    lines.sync()
+    page = page_of(run)
+    assert page.headings == [SECTIONS[0], "Experts", *SECTIONS[1:]]
+    assert "Steps 10 to 12." in page.plain
+    wanted = (
+        "block 3 all streams image <text> expert 0 1.25 1.50 0.50 expert 1 0.75 0.50 1.50 dropped 0.200 0.250 0.050"
+    )
+    assert f"{wanted} entropy of the gate 0.600 0.500 0.900 block 4 all streams image" in page.plain
+    shades = [style for style in page.values("style") if style.startswith("background:color-mix")]
+    assert [shade.split(" ")[3] for shade in shades[:3]] == ["62%,", "75%,", "25%,"]
 
 
 def test_single_steps_are_told_apart_by_source_and_mixed_windows_are_not(page, run):

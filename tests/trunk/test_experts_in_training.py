@@ -1,6 +1,7 @@
 """Experts inside the whole model: what a batch of one stream moves, that the model learns, and the real engine."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -77,9 +78,10 @@ def test_a_model_with_both_kinds_of_experts_learns(model, joint):
 def test_padding_is_in_no_figure_of_the_experts(model, joint):
     _, step = total_of(model, joint)
     hidden = model.hide(joint, 0.5)["image"].hidden
-    shown = (joint.streams["image"].valid & ~hidden).sum() + joint.streams["text"].valid.sum()
-    assert step.metrics["experts/entropy"][1] == shown
-    assert step.metrics["experts/dropped"][1] == 2 * shown
+    shown = {"image": (joint.streams["image"].valid & ~hidden).sum(), "text": joint.streams["text"].valid.sum()}
+    for stream, tokens in shown.items():
+        assert step.metrics[f"experts/entropy/2/{stream}"][1] == tokens
+        assert step.metrics[f"experts/dropped/2/{stream}"][1] == 2 * tokens
 
 
 # ---- the real engine
@@ -109,7 +111,9 @@ def test_zero_stages_learn_the_same_and_the_log_has_the_experts(recipe, tmp_path
         run = tmp_path / f"zero{stage}"
         done = mmpt("pretrain", recipe, "--out", run, *SETTINGS, f"deepspeed.zero_optimization.stage={stage}")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "experts/dropped" in done.stdout
+        assert re.search(
+            r"experts: dropped 0\.\d\d  entropy .* most 1\.\d\d \(block 2, expert \d\)  least", done.stdout
+        )
         assert stage == 0 or close(weights(tmp_path / "zero0"), weights(run))
     for line in figures(tmp_path / "zero0"):
         assert 0 <= line["experts/dropped"] < 1
@@ -118,6 +122,13 @@ def test_zero_stages_learn_the_same_and_the_log_has_the_experts(recipe, tmp_path
         assert line["experts/load_min"] <= 1 <= line["experts/load_max"]
         assert {"experts/text/load_max", "experts/image/load_max", "experts/stream_information"} <= set(line)
         assert not any(name.startswith("experts/load/") for name in line)
+        assert line["experts"].keys() == {"2"}  # the block that routes
+        assert line["experts"]["2"].keys() == {"text", "image"}
+        for own in line["experts"]["2"].values():
+            assert sum(own["load"]) == pytest.approx(4, abs=1e-3)
+            assert 0 <= own["dropped"] < 1
+            assert 0 < own["entropy"] <= 1
+    assert "<h2>Experts</h2>" in (tmp_path / "zero0" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

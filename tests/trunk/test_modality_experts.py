@@ -164,6 +164,9 @@ def test_figures_name_layer_expert_and_stream(randomised):
     assert list(loads)[:2] == ["experts/load/3/0/image", "experts/load/3/1/image"]
     assert len(loads) == 4 * 2
     assert_close(sum(share / total for share, total in loads.values()), torch.tensor(1.0))
-    assert metrics["experts/dropped"][1] == 2 * 6 * 12  # two choices for each of 72 tokens
-    assert 0 < metrics["experts/entropy"][0] / metrics["experts/entropy"][1] <= 1
+    for stream in ("image", "text"):
+        assert metrics[f"experts/dropped/3/{stream}"][1] == 2 * 6 * 6  # two choices for each of 36 tokens
+        entropy, tokens = metrics[f"experts/entropy/3/{stream}"]
+        assert tokens == 6 * 6
+        assert 0 < entropy / tokens <= 1
     assert_close(metrics["experts/balance"], (output.balance.detach(), torch.tensor(1.0)))

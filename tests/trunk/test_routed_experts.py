@@ -46,7 +46,7 @@ def test_one_expert_is_the_dense_network(routed_of, dropless, training):
     change, routing = routed(x, around_of())
     assert_close(change, dense(x, around_of())[0], rtol=0, atol=1e-7)
     assert routing.balance == 1
-    assert routing.dropped == 0
+    assert not routing.dropped.any()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -73,7 +73,7 @@ def test_places_for_all_equal_no_drops(routed_of, k):
         (change, routing), (other, other_routing) = (part(tokens_of(), around_of(valid)) for part in (roomy, without))
         assert_close(change, other, rtol=0, atol=1e-6)
         assert_close(routing, other_routing)
-        assert routing.dropped == 0
+        assert not routing.dropped.any()
 
 
 # ---- every choice is counted
@@ -126,7 +126,7 @@ def test_a_token_without_a_place_changes_by_nothing_and_one_place_gets_all_the_w
     change, routing = routed(x, around_of())
     asked = routing.chosen.sum()
     assert asked == 2 * ROWS * SIZE
-    assert routing.dropped == asked - 4 * 6  # every expert takes 6 of 72
+    assert routing.dropped.sum() == asked - 4 * 6  # every expert takes 6 of 72
     gone = change.abs().amax(2) == 0
     assert 0 < gone.sum() < ROWS * SIZE
 
@@ -134,17 +134,25 @@ def test_a_token_without_a_place_changes_by_nothing_and_one_place_gets_all_the_w
 def test_choices_are_counted_by_stream(routed_of):
     routing = routed_of(experts=4, k=2)(tokens_of(), around_of(VALID))[1]
     assert routing.chosen.sum(1).tolist() == [2.0 * (VALID & (n == STREAM)).sum() for n in (0, 1)]
-    assert routing.tokens == VALID.sum()
+    assert routing.tokens.tolist() == [(VALID & (n == STREAM)).sum() for n in (0, 1)]
+
+
+def test_what_is_dropped_is_counted_by_stream(routed_of):
+    """One row of a stream that comes first and one behind it, for which no place is left."""
+    routed = routed_of(experts=1, k=1, capacity_factor=0.5, min_capacity=1)
+    around = around_of()._replace(valid=torch.ones(1, SIZE, dtype=torch.bool), stream=STREAM[:1], draw=DRAW[:1])
+    assert routed(tokens_of()[:1], around)[1].dropped.tolist() == [0.0, 4.0]  # 5 places for 4 tokens and 5
 
 
 def test_the_entropy_is_that_of_the_gate_in_units_of_log_e(routed_of):
     routed = routed_of(experts=4, modality_bias="none")
     x = tokens_of()
     routing = routed(x, around_of(VALID))[1]
-    wanted = torch.distributions.Categorical(logits=x[VALID] @ routed.gate.weight.T).entropy() / torch.tensor(4.0).log()
-    assert_close(routing.entropy, wanted.sum())
+    wanted = torch.distributions.Categorical(logits=x @ routed.gate.weight.T).entropy() / torch.tensor(4.0).log()
+    of_streams = [VALID & (n == STREAM) for n in (0, 1)]
+    assert_close(routing.entropy, torch.stack([wanted[own].sum() for own in of_streams]))
     torch.nn.init.zeros_(routed.gate.weight)
-    assert_close(routed(x, around_of(VALID))[1].entropy, VALID.sum().float())
+    assert_close(routed(x, around_of(VALID))[1].entropy, torch.tensor([float(own.sum()) for own in of_streams]))
 
 
 # ---- losses

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.functional import linear, one_hot
@@ -98,15 +98,16 @@ class RoutedExperts(FeedForward):
             plan = dropless(experts, valid, count)
         entering = biased if self.biased_experts else tokens
         change = self._through(entering, plan, combine_weights(gates, experts, plan.kept))
-        asks = one_hot(experts, count).sum(0) * valid.unsqueeze(1)
-        routing = Routing(
-            balance=balance_loss(gates, experts[0], valid),
-            router_z=z_loss(logits, valid),
-            chosen=gates.new_zeros(self.streams, count).index_add(0, stream, asks.to(gates.dtype)),
-            dropped=(valid & ~plan.kept).sum().float(),
-            entropy=self._entropy(gates.detach(), logits.detach(), valid),
-            tokens=valid.sum().float(),
-        )
+        said = [
+            one_hot(experts, count).sum(0) * valid.unsqueeze(1),
+            (valid & ~plan.kept).sum(0).unsqueeze(1),
+            self._entropy(gates.detach(), logits.detach(), valid).unsqueeze(1),
+            valid.unsqueeze(1),
+        ]
+        sums = gates.new_zeros(self.streams, count + 3).index_add(0, stream, torch.cat(said, dim=1).to(gates.dtype))
+        dropped, entropy, counted = sums[:, count:].unbind(1)
+        balance, router_z = balance_loss(gates, experts[0], valid), z_loss(logits, valid)
+        routing = Routing(balance, router_z, sums[:, :count], dropped, entropy, counted)
         return change.view_as(x), routing
 
     def divide(self, group: ProcessGroup) -> list[nn.Parameter]:
@@ -136,7 +137,7 @@ class RoutedExperts(FeedForward):
         return (made[plan.slot] * weights.unsqueeze(2)).sum(0).to(made.dtype)
 
     def _entropy(
-        self, gates: Float[Tensor, "tokens E"], logits: Float[Tensor, "tokens E"], valid: Tensor
-    ) -> Float[Tensor, ""]:
+        self, gates: Float[Tensor, "tokens E"], logits: Float[Tensor, "tokens E"], valid: Bool[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
         each = -(gates * logits.log_softmax(1)).sum(1) / math.log(max(self.count, 2))
-        return (each * valid).sum()
+        return torch.where(valid, each, 0.0)
