@@ -20,12 +20,12 @@ K = 2
 
 def counted(block, dropped=0.0, entropy=0.5, **streams):
     """What a trunk says of a block whose streams chose these experts so often, two a token."""
-    total, sums = sum(map(sum, streams.values())), {}
+    total, sums = float(sum(map(sum, streams.values()))), {}
     for stream, counts in streams.items():
         tokens = sum(counts) / K
-        sums[f"experts/dropped/{block}/{stream}"] = dropped * sum(counts), sum(counts)
+        sums[f"experts/dropped/{block}/{stream}"] = dropped * sum(counts), float(sum(counts))
         sums[f"experts/entropy/{block}/{stream}"] = entropy * tokens, tokens
-        sums |= {f"experts/load/{block}/{n}/{stream}": (count, total) for n, count in enumerate(counts)}
+        sums |= {f"experts/load/{block}/{n}/{stream}": (float(count), total) for n, count in enumerate(counts)}
     return sums
 
 
@@ -149,7 +149,7 @@ def test_the_limit_can_be_reached_by_few_experts(experts, k, limit):
     tokens = 600
     rest = (k - 1) * tokens / max(experts - 1, 1)
     sums = counted(2, image=[tokens, *[rest] * (experts - 1)])
-    sums["experts/entropy/2/image"] = 0.0, tokens
+    sums["experts/entropy/2/image"] = 0.0, float(tokens)
     (block,) = apart(sums)[1].values()
     assert block.most == pytest.approx(limit)
     assert block.shares.max() == pytest.approx(experts / k)
