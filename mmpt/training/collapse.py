@@ -68,8 +68,8 @@ class CollapseWatch:
     def _speak(self, name: str, value: float, limit: Limit) -> str:
         self.spoke.add(name)
         sentence = (
-            f"{name} is {value:.3g}, below {limit.least:g} for {PATIENCE} steps in a row: the model's targets "
-            f"collapse; lower training.optimizer.learning_rate, {limit.advice}"
+            f"{name} is {value:.3g}, below {limit.least:g} for {PATIENCE} steps in a row: the model "
+            f"collapses; lower training.optimizer.learning_rate, {limit.advice}"
         )
         if self.action == "stop":
             raise CollapseError(f"{sentence}; training.collapse=warn goes on all the same")
