@@ -20,14 +20,14 @@ ROUTED = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, shards):
-    """Folder of finished runs: by two ranks with whole and with divided experts, and by one process."""
+    """Folder of finished runs: by two ranks with divided experts, and by one process."""
     folder = tmp_path_factory.mktemp("routing")
     recipe = str(write_recipe(folder, shards))
 
     def job(name, *settings):
         return [recipe, str(folder / name), [*ROUTED, *settings], None]
 
-    several(folder, [job("whole"), job("divided", "training.ep_size=2")], ranks=2)
+    several(folder, [job("divided", "training.ep_size=2")], ranks=2)
     several(folder, [job("alone", "data.micro_batch_size=4")])  # of a batch of 8, as each rank has them
     return folder
 
@@ -37,19 +37,17 @@ def lines(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", ["whole", "divided"])
-def test_two_ranks_route_and_learn_as_one_process_with_their_micro_batches(runs, ranks):
-    assert close(weights(runs / ranks), weights(runs / "alone"), tolerance=1e-5)
-    for ours, own in zip(lines(runs / ranks), lines(runs / "alone"), strict=True):
+def test_two_ranks_route_and_learn_as_one_process_with_their_micro_batches(runs):
+    assert close(weights(runs / "divided"), weights(runs / "alone"), tolerance=1e-5)
+    for ours, own in zip(lines(runs / "divided"), lines(runs / "alone"), strict=True):
         assert ours["gradient_norm"] == pytest.approx(own["gradient_norm"], rel=1e-5)
         assert ours["experts/balance"] == pytest.approx(own["experts/balance"], rel=1e-5)
         assert own["experts/dropped"] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", ["whole", "divided"])
-def test_the_log_has_what_experts_got_on_all_ranks(runs, ranks):
-    for ours, own in zip(lines(runs / ranks), lines(runs / "alone"), strict=True):
+def test_the_log_has_what_experts_got_on_all_ranks(runs):
+    for ours, own in zip(lines(runs / "divided"), lines(runs / "alone"), strict=True):
         (block,), (wanted,) = (line["experts"].values() for line in (ours, own))
         assert block.keys() == wanted.keys()
         for stream, figures in wanted.items():
