@@ -311,13 +311,11 @@ def test_arrays_dicts_and_paths_of_any_subset_of_streams_are_encoded(clinic, tmp
 
 
 @pytest.mark.parametrize("empty", [{}, {COLUMNS[0]["name"]: None}])
-@pytest.mark.parametrize("place", [0, 2])
-def test_a_sample_without_a_token_is_named_by_its_number(clinic, empty, place):
+def test_a_sample_without_a_token_is_named_by_its_number(clinic, empty):
     """Not by its place among the samples in order of their length."""
-    given = [{"labs": visit(2)["labs"]}, {"ecg": visit(2)["ecg"]}]
-    given.insert(place, {"labs": empty})
+    given = [{"labs": visit(2)["labs"]}, {"ecg": visit(2)["ecg"]}, {"labs": empty}]
     for pool in (None, "mean_std"):
-        with pytest.raises(DataError, match=f"^sample {place}: has no tokens; leave it out$"):
+        with pytest.raises(DataError, match=r"^sample 2: has no tokens; leave it out$"):
             clinic.encode(given, pool=pool, batch_size=2)
 
 

@@ -77,7 +77,7 @@ def test_a_kill_changes_not_a_byte(recipe, straight, tmp_path, stage):
     kill_at_random(run, STEPS, *command, kills=1, seed=stage, within=0.3)
     done = mmpt(*command)
     assert done.returncode == 0, done.stderr
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         mine, theirs = (r / "checkpoints" / f"step-{STEPS:09d}" / name for r in (run, wanted))
         assert hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(theirs.read_bytes()).digest()
 
