@@ -9,10 +9,10 @@ it, and all are scored on the same test split.
 - from scratch: the same network with the weights that the run began with, and all else alike.
 - classical: logistic regression on a plain description of the raw field (TF-IDF, pixels, MFCCs, signal, values).
 
-Both networks are fitted with every pair of `--rates` and `--decays` (of lower layers' rates), and the one of the best
-mean validation score over the seeds is scored on the test split. The validation split, at most `--validation` samples
-of it, also chooses the epoch, and the baseline's strength. Scores are means over seeds with their standard deviation;
-accuracy, for ECG macro-F1. The gain's 95 % interval resamples groups of test samples and seeds together.
+Both networks are fitted with every pair of `--rates` and `--decays` (of lower layers' rates); the pair of the best
+validation score, with the first `--search` seeds, is taken for all seeds. The validation split, at most `--validation`
+samples of it, also chooses the epoch, and the baseline's strength. Scores are means over seeds with their standard
+deviation; accuracy, for ECG macro-F1. The gain's 95 % interval resamples groups of test samples and seeds together.
 """
 
 import argparse
@@ -146,24 +146,33 @@ def fitted(
     return result.metrics[sample.score].value, task
 
 
-def finetuned(sample: Sample, encoder: Encoder, draws: Sequence[np.ndarray], arguments: argparse.Namespace) -> Side:
-    """The guesses with the settings that the validation split prefers, over all seeds."""
-    best, said, tasks = -1.0, "", []
-    for rate, decay in product(arguments.rates, arguments.decays):
-        fits = [fitted(sample, encoder, own, n, rate, decay, arguments.updates) for n, own in enumerate(draws)]
-        score = float(np.mean([own for own, _ in fits]))
-        if score > best:
-            best, said, tasks = score, f"{rate:g} x {decay:g}", [task for _, task in fits]
+def finetuned(
+    sample: Sample, encoder: Encoder, draws: Sequence[np.ndarray], arguments: argparse.Namespace, console: Console
+) -> Side:
+    """The guesses with the settings that the validation split prefers."""
+
+    def fits(rate: float, decay: float, first: int, stop: int) -> tuple[list[float], list[Classifier]]:
+        found = [fitted(sample, encoder, draws[n], n, rate, decay, arguments.updates) for n in range(first, stop)]
+        scores = ", ".join(f"{score:.3f}" for score, _ in found)
+        side = "from scratch" if encoder.step is None else "pretrained"
+        console.print(f"{sample.stream}, {side}, {rate:g} x {decay:g}: validation {scores}", highlight=False)
+        return [score for score, _ in found], [task for _, task in found]
+
+    search = min(arguments.search, len(draws))
+    every = {pair: fits(*pair, 0, search) for pair in product(arguments.rates, arguments.decays)}
+    rate, decay = max(every, key=lambda pair: float(np.mean(every[pair][0])))
+    tasks = every[rate, decay][1] + (fits(rate, decay, search, len(draws))[1] if search < len(draws) else [])
     known = sample.labelled.classes
     asked = [{sample.stream: sample.values[n]} for n in sample.labelled.indices("test")]
-    return Side([np.array([known.index(name) for name in task.predict(asked)]) for task in tasks], said)
+    guesses = [np.array([known.index(name) for name in task.predict(asked)]) for task in tasks]
+    return Side(guesses, f"{rate:g} x {decay:g}")
 
 
-def row_of(sample: Sample, encoders: dict[str, Encoder], arguments: argparse.Namespace) -> list[str]:
+def row_of(sample: Sample, encoders: dict[str, Encoder], arguments: argparse.Namespace, console: Console) -> list[str]:
     """Cells of the table."""
     own, test = sample.labelled, sample.labelled.indices("test")
     draws = [draws_of(own, arguments.share, 1, seed)[0].rows for seed in range(arguments.seeds)]
-    sides = {name: finetuned(sample, encoder, draws, arguments) for name, encoder in encoders.items()}
+    sides = {name: finetuned(sample, encoder, draws, arguments, console) for name, encoder in encoders.items()}
     sides["classical"] = classical(sample, draws)
     bootstrap = Bootstrap(own.labels[test], own.groups[test], 0)
     tables = {
@@ -171,7 +180,7 @@ def row_of(sample: Sample, encoders: dict[str, Encoder], arguments: argparse.Nam
         for name, side in sides.items()
     }
     gain = over_draws(tables["pretrained"], tables["from scratch"], 0)
-    scores = [f"{table[:, 0].mean():.3f} ± {table[:, 0].std():.3f}" for table in tables.values()]
+    scores = [f"{table[:, 0].mean():.3f} ± {table[:, 0].std(ddof=1):.3f}" for table in tables.values()]
     told = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     chosen = ", ".join(side.chosen for side in sides.values() if side.chosen)
     return [f"{sample.stream} ({sample.score})", str(len(draws[0])), str(len(test)), *scores, told, chosen]
@@ -187,7 +196,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=200, help=f"at least, of {BATCH} samples each")
     parser.add_argument("--validation", type=int, default=500, help="samples at most")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3], help="learning rates of the head")
-    parser.add_argument("--decays", type=float, nargs="+", default=[0.75, 1.0], help="of the rate, a layer down")
+    parser.add_argument("--decays", type=float, nargs="+", default=[0.4, 1.0], help="of the rate, a layer down")
+    parser.add_argument("--search", type=int, default=1, help="seeds whose validation scores choose rate and decay")
     parser.add_argument("--streams", nargs="+", default=list(DATA), choices=list(DATA))
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
@@ -200,7 +210,7 @@ def main(given: Sequence[str] | None = None) -> None:
         table.add_column(heading, justify="left" if not heading else "right")
     ahead = 0
     for stream in arguments.streams:
-        cells = row_of(read(stream, arguments.shards, arguments.validation), encoders, arguments)
+        cells = row_of(read(stream, arguments.shards, arguments.validation), encoders, arguments, console)
         console.print(*cells, sep="  ")
         ahead += cells[6].startswith("+")
         table.add_row(*cells)
