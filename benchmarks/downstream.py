@@ -16,7 +16,8 @@ deviation; accuracy, for ECG macro-F1. The gain's 95 % interval resamples groups
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -42,29 +43,6 @@ from mmpt.finetune.strategies import Strategy
 
 DATA = {"text": "text", "image": "images", "speech": "speech", "ecg": "ecg", "labs": "labs"}  # stream -> folder
 BATCH = 32
-
-
-class Remembering:
-    """A modality that reads a value of the shards once, unless it reads it otherwise every time."""
-
-    def __init__(self, modality: Modality) -> None:
-        self.modality = modality
-        self.known: dict[int, tuple[Any, np.ndarray]] = {}  # with the value, so that no other gets its id
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.modality, name)
-
-    def convert(self, value: Any) -> Any:
-        """What shards hold needs none."""
-        return value
-
-    def read(self, value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:
-        """As the modality does."""
-        if draw is not None and self.modality.augments:
-            return self.modality.read(value, start, stop, draw)
-        if id(value) not in self.known:
-            self.known[id(value)] = value, self.modality.read(value, start, stop, None)
-        return self.known[id(value)][1]
 
 
 class Side(NamedTuple):
@@ -108,11 +86,26 @@ def read(stream: str, shards: Path, most_validation: int) -> Sample:
     return Sample(stream, manifest, labelled, [reader.read(int(row))[stream] for row in labelled.rows])
 
 
+def remembering(modality: Modality) -> Modality:
+    """It reads a value of the shards once, unless it reads it otherwise every time; there is nothing to convert."""
+    known: dict[int, tuple[Any, np.ndarray]] = {}  # with the value, so that no other gets its id
+
+    def read(value: Any, start: int, stop: int, draw: int | None) -> np.ndarray:
+        if draw is not None and modality.augments:
+            return modality.read(value, start, stop, draw)
+        if id(value) not in known:
+            known[id(value)] = value, modality.read(value, start, stop, None)
+        return known[id(value)][1]
+
+    own = copy(modality)
+    vars(own).update(read=read, convert=lambda value: value)  # past the frozen dataclass
+    return own
+
+
 def encoder_of(run: Path, *, untrained: bool) -> Encoder:
     """Its modalities remember what they have read."""
     encoder = mmpt.load(run, untrained=untrained)
-    modalities: Mapping[str, Any] = {name: Remembering(own) for name, own in encoder.modalities.items()}
-    return replace(encoder, modalities=modalities)
+    return replace(encoder, modalities={name: remembering(own) for name, own in encoder.modalities.items()})
 
 
 def classical(sample: Sample, draws: Sequence[np.ndarray]) -> Side:
@@ -134,6 +127,7 @@ def fitted(
 ) -> tuple[float, Classifier]:
     """The best epoch's validation score, and its task."""
     task = Classifier(encoder, label="label", inputs=[sample.stream])
+    task.metrics = {sample.score: task.metrics[sample.score]}  # intervals of the others would take their time
     result = task.fit(
         sample.rows(drawn),
         sample.rows(sample.labelled.indices("validation")),

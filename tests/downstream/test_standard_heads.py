@@ -36,6 +36,7 @@ def test_the_head_sees_labelled_training_samples_with_mean_0_and_deviation_1(enc
     assert len(part.usable) < SAMPLES
     standardise(task, model, part, batch_size=7)
     rows = Rows(task, part.examples, part.known).batch(part.usable.tolist())
+    model.eval()
     with torch.no_grad():
         pooled = observed_mean(latents_by_stream(model.backbone, rows))[0]
         seen = model.objective.head.standard(pooled)
