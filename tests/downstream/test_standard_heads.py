@@ -47,6 +47,17 @@ def test_the_head_sees_labelled_training_samples_with_mean_0_and_deviation_1(enc
     assert (seen.std(0, correction=0) < 1 + 1e-4).all()
 
 
+def test_a_fitted_task_keeps_what_the_untouched_encoder_gave(encoder, shards):
+    task, model, _ = model_and_part(encoder, shards)
+    result = task.fit(shards, epochs=1, batch_size=64, learning_rate=1e-2)
+    examples = examples_of(shards, task.inputs, label="place", split="train")
+    known = [None if label is None else task.read(label) for label in examples.labels]
+    standardise(task, model, Part(examples, known), batch_size=64)
+    kept = result.task.model.objective.head.standard
+    assert_close(kept.mean, model.objective.head.standard.mean)
+    assert_close(kept.deviation, model.objective.head.standard.deviation)
+
+
 def test_no_more_samples_are_looked_at_than_said(encoder, shards, monkeypatch):
     task, model, part = model_and_part(encoder, shards)
     monkeypatch.setattr("mmpt.finetune.standardise.SAMPLES", 5)
