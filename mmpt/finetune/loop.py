@@ -19,6 +19,7 @@ from mmpt.finetune.parts import Part
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.rows import Rows, order_of, share_of
 from mmpt.finetune.settings import FitSettings
+from mmpt.finetune.standardise import standardise
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
 from mmpt.settings import OptimizerSettings, TrainingSettings
@@ -50,16 +51,18 @@ class Loop:
         self.metric, self.world, self.out, self.console = metric, world, out, console
         self.model = plain_model(task, settings.seed)
         self.parameters = count_parameters([self.model])
+        saved, train = self._newest(), parts["train"]
+        if saved is None:
+            standardise(task, self.model, train, batch_size=2 * settings.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed + 1)
             strategy.prepare(self.model, task.encoder)
         self.trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        self.usable = parts["train"].usable
+        self.usable = train.usable
         self.per_epoch = math.ceil(len(self.usable) / settings.batch_size)
         self.training = self._training()
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best = 0, self._weights()
-        saved = self._newest()
         if saved:
             load_weights(self.model, saved.weights)
             self.history, self.best_epoch = saved.state["history"], saved.state["best_epoch"]
