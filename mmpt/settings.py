@@ -125,11 +125,7 @@ class TrainingSettings:
         router_z_weight: of their z-loss, likewise.
         ep_size: ranks that divide the experts of such feed-forwards among themselves; a divisor of the number of ranks
             and of experts. A run may go on with another one.
-<<<<<<< HEAD
         collapse: what to do when a model's own targets, its predictions of them or the latents behind them hardly
-=======
-        collapse: what to do when a model's own targets, its predictions of them or the trunk's latents hardly
->>>>>>> alarms
             differ from token to token.
         probes: of frozen features while the run goes, by a name of their own.
     """
