@@ -67,7 +67,10 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     embed.add_argument("--out", metavar="FILE", required=True, help="a .parquet file")
     embed.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
     embed.add_argument(
-        "--pool", choices=("mean", "mean_std", "class"), default="mean", help="of a sample's tokens (default: mean)"
+        "--pool",
+        choices=("mean", "mean_std", "class", "task"),
+        default="mean",
+        help="of a sample's tokens; `task`: the vector that a fitted task's head looks at (default: mean)",
     )
     embed.set_defaults(run=run_embed)
     add_export(verbs)
@@ -179,8 +182,14 @@ def run_embed(arguments: argparse.Namespace) -> int:
     from mmpt.downstream.embed import embed
 
     streams = arguments.streams.split(",") if arguments.streams else None
+    pool = arguments.pool
+    if pool == "task":
+        from mmpt.finetune.saved import load, pooling_of
+
+        pool = pooling_of(task := load(arguments.run_folder))
+        streams = streams or list(task.inputs)
     console = console_for_tables()
     out = Path(arguments.out)
-    count = embed(arguments.run_folder, arguments.data, out, streams=streams, pool=arguments.pool, console=console)
+    count = embed(arguments.run_folder, arguments.data, out, streams=streams, pool=pool, console=console)
     console.print(f"{out}: {count} samples", markup=False)
     return 0

@@ -16,10 +16,10 @@ from rich.progress import track
 
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.downstream.encoder import Encoder, load, weights_sha256
+from mmpt.downstream.encoder import Encoder, Pooling, load, weights_sha256
 from mmpt.downstream.fields import check_fields
 from mmpt.downstream.tables import check_table
-from mmpt.errors import DataError
+from mmpt.errors import ConfigError, DataError
 
 ROWS = 4096  # samples of a part: what a stop may cost
 
@@ -30,7 +30,7 @@ def embed(
     out: Path,
     *,
     streams: Sequence[str] | None = None,
-    pool: Literal["mean", "mean_std", "class"] = "mean",
+    pool: Literal["mean", "mean_std", "class"] | Pooling = "mean",
     console: Console | None = None,
 ) -> int:
     """Write a table of `key`, `split` and `features` (a list of float32 a sample); returns the number of samples.
@@ -43,7 +43,7 @@ def embed(
         data: the data set.
         out: a `.parquet` file that is not there yet.
         streams: by default all of the run's that the data set has.
-        pool: see `Encoder.encode`.
+        pool: see `Encoder.encode`; a function has to be of the run's own weights.
         console: shows progress; None is quiet.
 
     Raises:
@@ -81,15 +81,17 @@ def _nothing_left(parts: Path) -> Iterator[None]:
     """Of a try that failed before its first part; finished ones are kept, to go on with."""
     try:
         yield
-    except DataError:
+    except (ConfigError, DataError):
         if not any(parts.glob("*.parquet")):
             shutil.rmtree(parts)
         raise
 
 
-def _prepare(parts: Path, encoder: Encoder, run: Path, manifest: Manifest, used: Sequence[str], pool: str) -> None:
+def _prepare(
+    parts: Path, encoder: Encoder, run: Path, manifest: Manifest, used: Sequence[str], pool: str | Pooling
+) -> None:
     """The parts of an earlier try are kept if they are of the same weights and data, and made anew if not."""
-    facts = [weights_sha256(encoder, run), manifest.fingerprint(), list(used), pool]
+    facts = [weights_sha256(encoder, run), manifest.fingerprint(), list(used), pool if isinstance(pool, str) else "own"]
     mark = parts / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     if not mark.exists():
         shutil.rmtree(parts, ignore_errors=True)
@@ -103,7 +105,7 @@ def _write_part(
     manifest: Manifest,
     reader: Reader,
     rows: np.ndarray,
-    pool: Literal["mean", "mean_std", "class"],
+    pool: Literal["mean", "mean_std", "class"] | Pooling,
 ) -> None:
     features = encoder.encode((reader.read(int(row)) for row in rows), pool=pool).numpy()
     table = pa.table(

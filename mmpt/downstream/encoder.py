@@ -37,7 +37,8 @@ from mmpt.training import checkpoint
 from mmpt.training.run import load_recipe, run_and_step
 
 SORTED_AT_ONCE = 16  # mini-batches whose samples are sorted by length together, so that few tokens are padding
-POOLS: dict[str, Callable[[Mapping[str, TokenLatents]], Tensor]] = {
+Pooling = Callable[[Mapping[str, TokenLatents]], Tensor]  # (B, F) of the latents of all streams
+POOLS: dict[str, Pooling] = {
     "mean": mean_pool,
     "mean_std": mean_std_pool,
     "class": class_pool,
@@ -172,14 +173,14 @@ class Encoder:
 
     @overload
     def encode(
-        self, samples: Samples, *, pool: Literal["mean", "mean_std", "class"], batch_size: int = 64
+        self, samples: Samples, *, pool: Literal["mean", "mean_std", "class"] | Pooling, batch_size: int = 64
     ) -> Float[Tensor, "B F"]: ...
 
     def encode(
         self,
         samples: Samples,
         *,
-        pool: Literal["mean", "mean_std", "class"] | None = None,
+        pool: Literal["mean", "mean_std", "class"] | Pooling | None = None,
         batch_size: int = 64,
     ) -> Features | Float[Tensor, "B F"]:
         """Features of samples, in their order; float32, on the host, without gradient.
@@ -197,14 +198,15 @@ class Encoder:
                 valid, the tokens' names and the stream's own mean. The others give one tensor and keep nothing else:
                 `mean` over the observed tokens of all of a sample's streams, (B, D); where none is observed, as in an
                 empty text, over the valid ones. `mean_std`: their standard deviation behind it, (B, 2 D), what
-                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D).
+                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D). Or a function of the
+                streams' latents, such as a fitted pool.
             batch_size: samples that go through the trunk at once.
 
         Raises:
             DataError: an unknown field, a value that can't be read, or no token to pool; gives the sample's number,
                 counted from 0.
         """
-        if pool is not None and pool not in POOLS:
+        if isinstance(pool, str) and pool not in POOLS:
             raise ValueError(f"pool: expected None or one of {', '.join(POOLS)}, got {pool!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -236,7 +238,7 @@ class Encoder:
         return impute(load_pretrained(self.run, step=self.step), table, batch_size=batch_size)
 
     def _encode_all(
-        self, samples: Iterable[Mapping[str, Any]], pool: str | None, batch_size: int
+        self, samples: Iterable[Mapping[str, Any]], pool: str | Pooling | None, batch_size: int
     ) -> tuple[list[int], list[Any]]:
         numbers: list[int] = []
         parts: list[Any] = []
@@ -259,7 +261,7 @@ class Encoder:
         return numbers, parts
 
     @torch.no_grad()  # not inference_mode: a head may be trained on the features
-    def _pooled(self, batch: Batch, pool: str | None) -> Any:
+    def _pooled(self, batch: Batch, pool: str | Pooling | None) -> Any:
         for name in batch.streams:
             if name not in self.modalities:
                 raise DataError(unknown_stream(name, self.modalities))
@@ -270,7 +272,7 @@ class Encoder:
             for name, own in tokens.items()
         }
         if pool is not None:
-            return POOLS[pool](streams).cpu()
+            return (POOLS[pool] if isinstance(pool, str) else pool)(streams).cpu()
         on_host = {name: TokenLatents(*(tensor.cpu() for tensor in own)) for name, own in streams.items()}
         return describe(on_host, {name: self._names(name, batch.streams[name]) for name in streams})
 

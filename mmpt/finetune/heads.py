@@ -61,7 +61,11 @@ class PooledHead(nn.Module):
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B V"]:
         """V is `size`."""
-        return self.linear(self.standard(self.pool(streams)))
+        return self.linear(self.standard(self.vector(streams)))
+
+    def vector(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
+        """What a sample comes down to."""
+        return self.pool(streams)
 
 
 class TokenHead(nn.Module):

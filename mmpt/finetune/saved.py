@@ -4,14 +4,15 @@ import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmpt.build import load_weights, save_facts
 from mmpt.config import component, dump_yaml, to_plain
-from mmpt.downstream.encoder import find_checkpoint
+from mmpt.downstream.encoder import Pooling, find_checkpoint
 from mmpt.downstream.encoder import load as load_encoder
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.finetune.model import plain_model
+from mmpt.finetune.objective import Supervised
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.tasks import Task
 from mmpt.training import checkpoint
@@ -70,6 +71,15 @@ def load(folder: str | Path, *, device: str | None = None) -> Task:
     load_weights(model, checkpoint.load(find_checkpoint(folder), moments=False).weights)
     task.model = model.to(encoder.device).eval()
     return task
+
+
+def pooling_of(task: Task) -> Pooling:
+    """From latents to the vector of a sample that the task's head looks at; raises ConfigError where there is none."""
+    head = cast("Supervised", task.model.objective).head if task.model else None
+    vector = getattr(head, "vector", None)
+    if vector is None:
+        raise ConfigError(f"a {type(task).__name__} has no vector of a whole sample; use pool 'mean'")
+    return vector
 
 
 def load_result(folder: Path) -> FitResult:

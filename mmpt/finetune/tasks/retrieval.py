@@ -50,10 +50,15 @@ class PairHead(nn.Module):
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B 2 E"]:
         """Inner products of the two are the logits."""
-        parts = []
-        for name, pool, linear in zip(self.streams, self.pools, self.maps, strict=True):
-            parts.append(normalize(linear(pool({name: streams[name]})).float(), dim=1))
+        parts = [self.vector({name: streams[name]}) for name in self.streams]
         return torch.stack([self.log_scale.exp().clamp(max=LARGEST_SCALE) * parts[0], parts[1]], dim=1)
+
+    def vector(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B E"]:
+        """Of one of the two streams: what its half is compared by."""
+        if len(streams) != 1:
+            raise ConfigError(f"streams: a pair's halves have a vector each; name one of {' and '.join(self.streams)}")
+        number = self.streams.index(next(iter(streams)))
+        return normalize(self.maps[number](self.pools[number](streams)).float(), dim=1)
 
 
 class Retrieval(Task):
