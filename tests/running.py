@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 import zipfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -195,27 +193,6 @@ def kill_at_random(run: Path, steps: int, *arguments: str | Path, kills: int, se
             return
         shutil.rmtree(run)
     raise AssertionError(f"{steps} steps are over before {kills} kills: make it longer")
-
-
-def forked_copy(act: Callable[[], object], **variables: str) -> int:
-    """The id of a copy of this process that does this alone and ends; it has no start-up to wait for."""
-    number = os.fork()
-    if number == 0:
-        code = 1
-        try:
-            os.environ.update(variables)
-            act()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return number
-
-
-def ended(process: int) -> int:
-    """Exit code of a forked process, once it has ended; -9 where it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def wait_for(condition, seconds: float = 120.0) -> None:

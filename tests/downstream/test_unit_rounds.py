@@ -3,14 +3,14 @@
 import csv
 import gzip
 import json
-import os
 import signal
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from running import ended, forked_copy
-from sklearn.cluster import MiniBatchKMeans
+from killed_rounds import PLACES
+from running import forked
 
 from mmpt.data.builders.ecg import build_ecg
 from mmpt.data.builders.labs import build_labs
@@ -18,7 +18,6 @@ from mmpt.data.builders.speech import build_speech
 from mmpt.data.codebook import load_codebook
 from mmpt.data.manifest import load_manifest
 from mmpt.data.source import Source, SourceSettings
-from mmpt.data.writer import ShardWriter
 from mmpt.downstream.units.features import LayerFeatures, alone, block_output
 from mmpt.downstream.units.fit import fit_codebook
 from mmpt.downstream.units.label import label_data
@@ -179,35 +178,13 @@ def test_a_round_on_laboratory_cells(folder, run):
     assert all(0 < loss < 20 for loss in losses)
 
 
-def kill_at(monkeypatch, owner, method, call):
-    """The process is killed at this call of the method, as a power cut would."""
-    before, calls = getattr(owner, method), []
-
-    def counted(*args, **settings):
-        calls.append(None)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return before(*args, **settings)
-
-    monkeypatch.setattr(owner, method, counted)
-
-
-KILLS = {
-    "the choice of the layer": (MiniBatchKMeans, "partial_fit", 7),  # of five passes over each of two layers
-    "k-means": (MiniBatchKMeans, "partial_fit", 13),
-    "labelling": (ShardWriter, "write", 10),
-}
-
-
 def test_killed_before_pretraining_rounds_go_on_to_the_same_codebook_and_labels(folder, run, ecg_rounds):
     out = folder / "killed"
     round_1 = out / "round-1"
     recipe = rounds_of(folder, run, "ecg", f"[{FIRST}]")
-    for stage, place in KILLS.items():
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, *place)
-            child = forked_copy(lambda: run_rounds(recipe, out=out, launcher=None))
-        assert ended(child) == -signal.SIGKILL, stage
+    for stage in PLACES:
+        done = forked([str(recipe), str(out), stage], Path(__file__).with_name("killed_rounds.py"))
+        assert done.returncode == -signal.SIGKILL, stage + done.stderr
         assert (round_1 / "units.safetensors").exists() == (stage == "labelling")
         assert not (round_1 / "labels/own/manifest.json").exists()
     run_rounds(recipe, out=out, launcher=None)

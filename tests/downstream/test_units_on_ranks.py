@@ -1,14 +1,12 @@
 """k-means on several ranks: the same codebook and labels as alone, and one that refuses makes all refuse."""
 
-import socket
 import weakref
-from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
-from running import ended, forked_copy
+from running import forked
 
 from mmpt.data.manifest import load_manifest
 from mmpt.data.schema import declare
@@ -18,7 +16,6 @@ from mmpt.downstream.units.corpus import Frames
 from mmpt.downstream.units.features import FrameFeatures, MfccFeatures
 from mmpt.downstream.units.fit import fit_codebook, k_means
 from mmpt.downstream.units.label import label_data
-from mmpt.errors import DataError
 from tests.encoders.speech_material import RATE, recording
 
 COUNT = 40  # recordings: three chunks, so that the ranks' shares differ
@@ -34,42 +31,12 @@ def speech(tmp_path_factory):
     return load_manifest(folder)
 
 
-class Choosy(MfccFeatures):
-    """Refuses one recording."""
-
-    def of(self, values):
-        if any(len(samples) == 1000 + 37 * 20 for samples, _ in values):  # of the second chunk, which rank 1 computes
-            raise DataError("not this one")
-        return super().of(values)
-
-
-def as_rank(speech, out):
-    """What each of the ranks does."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # of the test process, whose copy this is
-    features = MfccFeatures(speech, "speech")
-    codebook = fit_codebook(features, speech.folder, clusters=6)
-    rank = torch.distributed.get_rank()
-    (out / f"rank-{rank}.txt").write_text(codebook.hash, encoding="utf-8")
-    _, quality = label_data(codebook, features, speech.folder, out / "labels")
-    assert quality.frames == sum(load_manifest(out / "labels").lengths("units"))
-    with pytest.raises(DataError, match="there is a data set already"):
-        label_data(codebook, features, speech.folder, out / "labels")
-    with pytest.raises(DataError, match="sample clip20: member 'speech': not this one"):
-        list(Frames(Choosy(speech, "speech"), speech, range(COUNT)))
-
-
 def test_two_ranks_make_the_codebook_and_the_labels_of_one(speech, tmp_path):
     features = MfccFeatures(speech, "speech")
     alone = fit_codebook(features, speech.folder, clusters=6)
     label_data(alone, features, speech.folder, tmp_path / "alone")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    start = partial(
-        forked_copy, partial(as_rank, speech, tmp_path), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-    )
-    ranks = [start(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
-    assert [ended(rank) for rank in ranks] == [0, 0]
+    done = forked([str(speech.folder), str(tmp_path)], Path(__file__).with_name("units_on_a_rank.py"), ranks=2)
+    assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in range(2)] == [alone.hash] * 2
     assert load_manifest(tmp_path / "labels").fingerprint() == load_manifest(tmp_path / "alone").fingerprint()
 
