@@ -6,7 +6,7 @@ import numpy as np
 
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.examples import Examples, ShardExamples, examples_of
-from mmpt.finetune.rows import known_labels, usable
+from mmpt.finetune.rows import known_labels, named, usable
 from mmpt.finetune.tasks import Task
 
 
@@ -66,7 +66,7 @@ def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dic
     for own in examples.values():
         if all(label is None for label in task.given(own)):
             raise DataError(f"{own.where}: no sample has {task.wanted}")
-    task.facts = task.learn([label for label in task.given(examples["train"]) if label is not None])
+    task.facts = _learned(task, examples["train"])
     parts = {}
     for purpose, own in examples.items():
         known, unfit = known_labels(task, own, held=True)
@@ -79,3 +79,16 @@ def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dic
         if unfit.samples:
             notes.append(f"{unfit.samples} {purpose} samples were left out, the first: {unfit.first}")
     return parts
+
+
+def _learned(task: Task, examples: Examples) -> dict[str, Any]:
+    """What there is to know of the training labels; raises DataError, which names the sample if it is one label's."""
+    labels = task.given(examples)
+    try:
+        return task.learn([label for label in labels if label is not None])
+    except DataError:
+        for number, label in enumerate(labels):
+            if label is not None:
+                with named(task, examples, number):
+                    task.parse(label)
+        raise

@@ -74,6 +74,10 @@ class Task(ABC):
     def given(self, examples: "Examples") -> Sequence[Any]:
         """The label of each sample as it came, None where there is none; raises ConfigError for another kind."""
 
+    def parse(self, label: Any) -> Any:
+        """One label as people mean it: a name, a number, a set of names; raises DataError saying what was expected."""
+        return label
+
     @abstractmethod
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """What must be known of the training labels, as JSON can hold it; raises DataError for labels of no use."""

@@ -64,9 +64,13 @@ class Classifier(RowTask):
         super().__init__(encoder, label=label, inputs=inputs, pool=pool)
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
 
+    def parse(self, label: Any) -> str:
+        """The name of the class."""
+        return name_of(label)
+
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes, by name, and how many samples each has."""
-        return class_facts(Counter(name_of(label) for label in labels), self.label, "samples")
+        return class_facts(Counter(map(self.parse, labels)), self.label, "samples")
 
     @property
     def size(self) -> int:
@@ -75,7 +79,7 @@ class Classifier(RowTask):
 
     def read(self, label: Any) -> np.ndarray:
         """The number of the class."""
-        return np.array(class_number(name_of(label), self.facts["classes"]))
+        return np.array(class_number(self.parse(label), self.facts["classes"]))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats."""

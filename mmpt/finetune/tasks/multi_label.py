@@ -42,6 +42,8 @@ METRICS = {
 class MultiLabel(RowTask):
     """A list of names, or a dict of name to true or false, as a label; binary cross-entropy, a mean over the names.
 
+    In a dict, 1 and 0 are true and false, and a name that is not there is false; anything else, as NaN, is refused.
+
     Args:
         encoder, label, inputs, pool: see `RowTask`.
         stands_for: the names that a label of one word stands for, perhaps none, by word.
@@ -63,7 +65,7 @@ class MultiLabel(RowTask):
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The names, and how many samples have each."""
-        counts = Counter(name for label in labels for name in self._names(label))
+        counts = Counter(name for label in labels for name in self.parse(label))
         if not counts:
             raise DataError(f"label '{self.label}' is empty in all {len(labels)} training samples")
         names = sorted(counts)
@@ -76,7 +78,7 @@ class MultiLabel(RowTask):
 
     def read(self, label: Any) -> np.ndarray:
         """1 for each name that the sample has."""
-        own = self._names(label)
+        own = self.parse(label)
         unknown = sorted(own - set(self.facts["names"]))
         if unknown:
             known = ", ".join(self.facts["names"][:10])
@@ -108,9 +110,10 @@ class MultiLabel(RowTask):
         """How frequent each name is."""
         return learned.mean(0)
 
-    def _names(self, label: Any) -> set[str]:
+    def parse(self, label: Any) -> set[str]:
+        """The names that the sample has."""
         if isinstance(label, Mapping):
-            return {str(name) for name, has in label.items() if has}
+            return {str(name) for name, has in label.items() if _is_true(has, str(name))}
         if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
             return set(label)
         if self.stands_for is None or not isinstance(label, str):
@@ -120,3 +123,10 @@ class MultiLabel(RowTask):
             advice = f"; did you mean '{near[0]}'?" if near else ""
             raise DataError(f"stands_for says nothing of '{label}', but of {', '.join(self.stands_for)}{advice}")
         return set(self.stands_for[label])
+
+
+def _is_true(has: Any, name: str) -> bool:
+    kinds = (bool, int, float, np.bool_, np.integer, np.floating)
+    if isinstance(has, kinds) and has in (0, 1):
+        return bool(has)
+    raise DataError(f"expected true or false, 1 or 0 for '{name}', got {has!r}; leave the sample out if it is not known")

@@ -43,9 +43,13 @@ class Regressor(RowTask):
 
     metrics = METRICS
 
+    def parse(self, label: Any) -> float:
+        """In the label's own unit."""
+        return _number(label)
+
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """Mean and standard deviation."""
-        values = np.array([_number(label) for label in labels])
+        values = np.array([self.parse(label) for label in labels])
         if values.std() == 0:
             raise DataError(f"label '{self.label}' is {values[0]} in all {len(labels)} training samples")
         return {"mean": float(values.mean()), "deviation": float(values.std())}
@@ -57,7 +61,7 @@ class Regressor(RowTask):
 
     def read(self, label: Any) -> np.ndarray:
         """In the label's own unit."""
-        return np.array(_number(label))
+        return np.array(self.parse(label))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Squared, in training deviations."""

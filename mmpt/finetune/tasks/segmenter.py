@@ -64,11 +64,15 @@ class Segmenter(StreamTask):
         """As they are."""
         return examples.labels
 
+    def parse(self, label: Any) -> Int[np.ndarray, "height width"]:
+        """Whole numbers."""
+        return _pixels(label)
+
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes' numbers in order, and how many pixels each has."""
         counts: Counter[int] = Counter()
         for label in labels:
-            found, often = np.unique(_pixels(label), return_counts=True)
+            found, often = np.unique(self.parse(label), return_counts=True)
             counts.update(dict(zip(found.tolist(), often.tolist(), strict=True)))
         known = sorted(set(counts) - set(self.ignore))
         if len(known) < 2:
@@ -85,7 +89,7 @@ class Segmenter(StreamTask):
 
     def read(self, label: Any) -> np.ndarray:
         """The number of the class of every pixel, int16 (H, W)."""
-        pixels, known = _pixels(label), np.array(self.facts["classes"])
+        pixels, known = self.parse(label), np.array(self.facts["classes"])
         numbers = np.searchsorted(known, pixels).clip(max=len(known) - 1)
         ignored = np.isin(pixels, self.ignore)
         unknown = pixels[(known[numbers] != pixels) & ~ignored]

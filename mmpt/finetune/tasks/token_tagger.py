@@ -82,9 +82,13 @@ class TokenTagger(StreamTask):
             )
         return examples.labels
 
+    def parse(self, label: Any) -> list[str | None]:
+        """Names of classes by word or frame; None where the class is not known."""
+        return _names(label)
+
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes, by name, and how many tokens each has."""
-        counts = Counter(name for label in labels for name in _names(label) if name is not None)
+        counts = Counter(name for label in labels for name in self.parse(label) if name is not None)
         return class_facts(counts, self.label, "tokens")
 
     @property
@@ -95,7 +99,7 @@ class TokenTagger(StreamTask):
     def read(self, label: Any) -> np.ndarray:
         """The number of the class of each word or frame."""
         known = self.facts["classes"]
-        numbers = [UNKNOWN if name is None else class_number(name, known) for name in _names(label)]
+        numbers = [UNKNOWN if name is None else class_number(name, known) for name in self.parse(label)]
         return np.array(numbers, dtype=np.int32)
 
     def align(self, label: np.ndarray | None, sample: Sample) -> np.ndarray:
