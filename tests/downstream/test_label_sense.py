@@ -49,3 +49,22 @@ def test_what_is_neither_true_nor_false_is_refused_by_sample(encoder, tmp_path, 
 )
 def test_a_training_label_that_is_none_is_told_of_by_its_sample(encoder, tmp_path, kind, settings, labels, sentence):
     assert refusal(kind(encoder, label="own", **settings), labels, tmp_path).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "sentence"),
+    [
+        (Classifier, ["sea"] * 4, "label 'own' is 'sea' in all 4 training samples"),
+        (Classifier, [1, 1.0, True], "label 'own' is '1' in all 3 training samples"),
+        (Regressor, [2.5] * 3, "label 'own' is 2.5 in all 3 training samples"),
+        (MultiLabel, [["a"]] * 3, "label 'own' has the same names (a) in all 3 training samples"),
+        (MultiLabel, [["b", "a"], {"a": 1, "b": True}], "label 'own' has the same names (a, b) in all 2 training samples"),
+        (MultiLabel, [[], {"a": 0}], "label 'own' is empty in all 2 training samples"),
+    ],
+)
+def test_labels_that_are_all_the_same_are_refused(encoder, tmp_path, kind, labels, sentence):
+    assert refusal(kind(encoder, label="own"), labels, tmp_path).startswith(sentence)
+
+
+def test_one_name_that_some_samples_lack_is_enough_to_learn(encoder):
+    assert MultiLabel(encoder, label="own").learn([["a"], ["a", "b"]])["counts"] == [2, 1]

@@ -69,6 +69,11 @@ class MultiLabel(RowTask):
         if not counts:
             raise DataError(f"label '{self.label}' is empty in all {len(labels)} training samples")
         names = sorted(counts)
+        if min(counts.values()) == len(labels):
+            raise DataError(
+                f"label '{self.label}' has the same names ({', '.join(names[:10])}) in all {len(labels)} training samples, "
+                "so that there is nothing to learn; add samples that lack some"
+            )
         return {"names": names, "counts": [counts[name] for name in names], "samples": len(labels)}
 
     @property
