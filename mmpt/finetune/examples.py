@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ class ShardExamples(Examples):
         self.manifest = manifest
         self.reader = Reader(manifest, there)
         self.labels = self._labels(label)
-        self.groups = [str(group) for group in np.asarray(manifest.column(GROUP), dtype=object)[self.rows]]
+        self.groups = [group_name(group) for group in np.asarray(manifest.column(GROUP), dtype=object)[self.rows]]
         self.names = [str(self.reader.key[row]) for row in self.rows]
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ class RecordExamples(Examples):
                 raise DataError(f"sample {number}: has {there}, and none of the inputs {', '.join(inputs)}")
         count = len(self.records)
         self.labels = [None] * count if label is None else _labels_of(self.records, label, self.where)
-        self.groups = [str(record.get(GROUP, f"sample {number}")) for number, record in enumerate(self.records)]
+        self.groups = [group_name(own.get(GROUP, self.place(number))) for number, own in enumerate(self.records)]
         self.names = [str(number) for number in range(count)]
 
     def __len__(self) -> int:
@@ -184,6 +185,12 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
         told = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError(f"columns of different lengths: {told}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def group_name(group: Any) -> str:
+    """The same for 1, 1.0 and '1.0': a table turns whole numbers into floats where one is missing."""
+    name = str(group)
+    return name.split(".")[0] if re.fullmatch(r"-?\d+\.0+", name) else name
 
 
 def _missing(value: Any) -> bool:

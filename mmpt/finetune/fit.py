@@ -13,8 +13,9 @@ from rich.console import Console
 
 from mmpt.config import Component, component
 from mmpt.errors import ConfigError
+from mmpt.finetune.groups import check_groups
 from mmpt.finetune.loop import Loop
-from mmpt.finetune.parts import Part, check_groups, find_examples, parts_of
+from mmpt.finetune.parts import Part, find_examples, parts_of
 from mmpt.finetune.pools import Pool
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.saved import RESULT, clear, load_result, settings_of

@@ -41,26 +41,6 @@ def find_examples(task: Task, train: Any, validation: Any, test: Any) -> dict[st
     return found
 
 
-def check_groups(examples: dict[str, Examples], *, allowed: bool) -> list[str]:
-    """Samples of one patient in training and validation make every score too good."""
-    sides: dict[str, set[tuple[str, str]]] = {}
-    for purpose, own in examples.items():
-        # groups of different data sets have nothing to do with one another
-        where = str(own.manifest.folder) if isinstance(own, ShardExamples) else ""
-        given = [g for n, g in enumerate(own.groups) if where or g != f"sample {n}"]
-        sides[purpose] = {(where, group) for group in given}
-    for purpose in list(sides)[1:]:
-        shared = sorted(sides["train"] & sides[purpose])
-        if shared and not allowed:
-            raise DataError(
-                f"{len(shared)} groups are in train and in {purpose} ('{shared[0][1]}' for one), so that scores would "
-                "be of what was seen in training; split by group, or say allow_shared_groups"
-            )
-        if shared:
-            return [f"{len(shared)} groups are in train and in {purpose}: scores are too good"]
-    return []
-
-
 def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dict[str, Part]:
     """Labels as numbers; the task learns what it must know of the training ones."""
     for own in examples.values():

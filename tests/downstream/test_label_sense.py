@@ -58,7 +58,11 @@ def test_a_training_label_that_is_none_is_told_of_by_its_sample(encoder, tmp_pat
         (Classifier, [1, 1.0, True], "label 'own' is '1' in all 3 training samples"),
         (Regressor, [2.5] * 3, "label 'own' is 2.5 in all 3 training samples"),
         (MultiLabel, [["a"]] * 3, "label 'own' has the same names (a) in all 3 training samples"),
-        (MultiLabel, [["b", "a"], {"a": 1, "b": True}], "label 'own' has the same names (a, b) in all 2 training samples"),
+        (
+            MultiLabel,
+            [["b", "a"], {"a": 1, "b": True}],
+            "label 'own' has the same names (a, b) in all 2 training samples",
+        ),
         (MultiLabel, [[], {"a": 0}], "label 'own' is empty in all 2 training samples"),
     ],
 )

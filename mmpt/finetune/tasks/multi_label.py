@@ -71,8 +71,8 @@ class MultiLabel(RowTask):
         names = sorted(counts)
         if min(counts.values()) == len(labels):
             raise DataError(
-                f"label '{self.label}' has the same names ({', '.join(names[:10])}) in all {len(labels)} training samples, "
-                "so that there is nothing to learn; add samples that lack some"
+                f"label '{self.label}' has the same names ({', '.join(names[:10])}) in all {len(labels)} training "
+                "samples, so that there is nothing to learn; add samples that lack some"
             )
         return {"names": names, "counts": [counts[name] for name in names], "samples": len(labels)}
 
@@ -134,4 +134,6 @@ def _is_true(has: Any, name: str) -> bool:
     kinds = (bool, int, float, np.bool_, np.integer, np.floating)
     if isinstance(has, kinds) and has in (0, 1):
         return bool(has)
-    raise DataError(f"expected true or false, 1 or 0 for '{name}', got {has!r}; leave the sample out if it is not known")
+    raise DataError(
+        f"expected true or false, 1 or 0 for '{name}', got {has!r}; leave the sample out if it is not known"
+    )
