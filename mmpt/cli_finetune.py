@@ -38,7 +38,7 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     evaluate = add_verb(
         verbs,
         "evaluate",
-        "score a fine-tuned task on labelled samples, with intervals",
+        "score a fine-tuned task on labelled samples, with intervals, beside one who never looks at a sample",
         "mmpt evaluate runs/beats shards/ecg/test",
     )
     evaluate.add_argument("task", metavar="TASK", help="folder of 'mmpt finetune'")
@@ -161,9 +161,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from mmpt.finetune.saved import load
 
     task = load(arguments.task)
-    table = Table("metric", "score and 95 % interval", title=f"{task.title}: {arguments.data}")
+    table = Table("metric", "score and 95 % interval", "trivial", title=f"{task.title}: {arguments.data}")
     for name, value in task.evaluate(arguments.data).items():
-        table.add_row(name, str(value))
+        table.add_row(name, str(value), f"{value.trivial:.3f}")
     console_for_tables().print(table)
     return 0
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmpt.build import save_facts
 from mmpt.compress import measure
-from mmpt.compress.methods import MARK, Method, Smaller, Work, source_of
+from mmpt.compress.methods import MARK, Method, Row, Smaller, Work, source_of
 from mmpt.config import Component, dump_yaml, load_settings, to_plain
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.encoder import Encoder, find_checkpoint, load
@@ -57,14 +57,15 @@ class Compressed(NamedTuple):
 
     folder: Path
     told: dict[str, Any]
-    rows: tuple[tuple[str, str, str], ...]
+    rows: tuple[Row, ...]
     lines: tuple[str, ...]
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table("", "before", "after", title=Text(str(self.folder)))
+        scored = any(row.trivial for row in self.rows)
+        table = Table("", "before", "after", *["trivial"] * scored, title=Text(str(self.folder)))
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell) for cell in row[: 3 + scored]))
         table.caption, table.caption_justify = Text("\n".join(self.lines)), "left"
         return table
 
@@ -156,12 +157,13 @@ def _told(work: Work, after: Encoder, smaller: Smaller, quality: measure.Quality
     slow, fast = measure.speed([work.encoder, after], batch)
     sizes = [measure.parameters(encoder) for encoder in (work.encoder, after)]
     rows = [
-        ("parameters of the backbone", f"{sizes[0]:,}", f"{sizes[1]:,} ({sizes[1] / sizes[0]:.0%})"),
-        ("speed, a batch after a batch", "1", f"{slow / fast:.2f} times"),
+        Row("parameters of the backbone", f"{sizes[0]:,}", f"{sizes[1]:,} ({sizes[1] / sizes[0]:.0%})"),
+        Row("speed, a batch after a batch", "1", f"{slow / fast:.2f} times"),
     ]
     if quality is not None:
         own = [str(score) for score in quality.scores.values()]
-        rows.append((f"linear probe of {quality.label}, {quality.score}", own[0], own[1]))
+        what = f"linear probe of {quality.label}, {quality.score}"
+        rows.append(Row(what, own[0], own[1], f"{quality.trivial:.3f}"))
     lines = list(smaller.lines)
     if quality is not None:
         gain = quality.gain

@@ -30,6 +30,7 @@ class Quality(NamedTuple):
     score: str
     scores: dict[str, Interval]
     gain: Interval  # of the second over the first, over the same resampled groups
+    trivial: float  # of the training labels' commonest class, whatever the sample
 
 
 def labelled_of(
@@ -63,7 +64,9 @@ def quality(
     reader.close()
     first, second = said.values()
     gain = bootstrap.difference(second, first, score)
-    return Quality(label, score, {name: bootstrap.interval(own, score) for name, own in said.items()}, gain)
+    commonest = np.full(len(test), np.bincount(labels[train]).argmax())
+    scores = {name: bootstrap.interval(own, score) for name, own in said.items()}
+    return Quality(label, score, scores, gain, float(SCORES[score](labels[test], commonest)))
 
 
 @torch.no_grad()
@@ -96,4 +99,10 @@ def plain(quality: Quality | None) -> dict[str, Any]:
     if quality is None:
         return {}
     scores = {name: asdict(own) for name, own in quality.scores.items()}
-    return {"label": quality.label, "score": quality.score, "scores": scores, "gain": asdict(quality.gain)}
+    return {
+        "label": quality.label,
+        "score": quality.score,
+        "scores": scores,
+        "gain": asdict(quality.gain),
+        "trivial": quality.trivial,
+    }

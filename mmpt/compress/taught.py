@@ -108,10 +108,9 @@ class Taught(RowTask):
         """The inner task's."""
         return self.inner.confusion(evidence)
 
-    def guess(self, learned: np.ndarray) -> np.ndarray:
-        """Of the training labels, whether a sample's own or the teacher's guess."""
-        own = learned[:, self.size :].reshape(-1, *self.inner.shape)
-        return self.inner.guess(own.astype(np.int64) if isinstance(self.inner, Classifier) else own)
+    def guess(self) -> np.ndarray:
+        """The inner task's, which knows the labels that the teacher was trained on."""
+        return self.inner.guess()
 
 
 class Joined(Examples):

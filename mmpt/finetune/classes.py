@@ -87,9 +87,3 @@ def _of_confusion(score: Any, counts: Int[np.ndarray, "B V V"]) -> float:
 accuracy = partial(_of_confusion, accuracy_score)
 macro_f1 = partial(_of_confusion, partial(f1_score, average="macro"))
 mean_iou = partial(_of_confusion, partial(jaccard_score, average="macro"))
-
-
-def commonest(learned: Sequence[Int[np.ndarray, "..."]], size: int) -> int:
-    """The class that most places have."""
-    counts = sum(np.bincount(own[own != UNKNOWN].ravel().astype(np.int64), minlength=size) for own in learned)
-    return int(np.argmax(counts))

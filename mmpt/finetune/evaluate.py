@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpt.downstream.result import Interval
 from mmpt.errors import DataError
 from mmpt.finetune.examples import Examples
-from mmpt.finetune.metrics import intervals
+from mmpt.finetune.metrics import Score, intervals
 from mmpt.finetune.objective import Supervised
 from mmpt.finetune.rows import Known, Rows, known_labels, usable
 from mmpt.finetune.tasks import Task
@@ -55,11 +54,15 @@ def judged(task: Task, model: MaskedModel, examples: Examples, known: Known | No
     return found
 
 
-def evaluated(task: Task, model: MaskedModel, examples: Examples, *, batch_size: int, seed: int) -> dict[str, Interval]:
-    """Every metric with its interval, over the samples that have a label."""
+def evaluated(task: Task, model: MaskedModel, examples: Examples, *, batch_size: int, seed: int) -> dict[str, Score]:
+    """Every metric with its interval and the trivial guess's, over the samples that have a label."""
     known, _ = known_labels(task, examples)
     if not len(usable(known)):
         raise DataError(f"{examples.where}: no sample has {task.wanted}")
     found = judged(task, model, examples, known, batch_size=batch_size)
     groups = np.array(examples.groups)[usable(known)]
-    return intervals(task.metrics, task.evidence(found.true, found.scores), groups, seed)
+    own, trivial = (
+        intervals(task.metrics, task.evidence(found.true, found.scores), groups, seed),
+        task.trivial(found.true),
+    )
+    return {name: Score(value.value, value.low, value.high, trivial[name]) for name, value in own.items()}

@@ -233,4 +233,4 @@ class Loop:
         evidence = task.evidence(found.true, found.scores)
         groups = np.array(part.examples.groups)[part.usable]
         own = intervals(task.metrics, evidence, groups, self.settings.seed)
-        return own, task.trivial(self.parts["train"].labels, found.true), task.confusion(evidence)
+        return own, task.trivial(found.true), task.confusion(evidence)

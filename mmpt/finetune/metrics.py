@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,13 @@ class Metric(NamedTuple):
 
     score: Callable[..., float]  # of the task's evidence: arrays of one row a sample
     higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Score(Interval):
+    """A metric's value and interval, and `trivial`: that of one who never looks at a sample."""
+
+    trivial: float
 
 
 def values(metrics: Mapping[str, Metric], evidence: Sequence[np.ndarray]) -> dict[str, float]:

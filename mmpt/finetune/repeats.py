@@ -48,12 +48,14 @@ class Repeats:
     def table(self) -> Table:
         """For a terminal."""
         first = next(iter(self.fits.values()))
-        table = Table("metric", "validation", title=f"{first.task.title}, {len(self.fits)} seeds")
+        table = Table("metric", "validation", "trivial", title=f"{first.task.title}, {len(self.fits)} seeds")
         if first.test:
             table.add_column("test")
+            table.add_column("trivial")
         test = self.test() if first.test else {}
         for name, own in self.metrics().items():
-            table.add_row(name, str(own), *([str(test[name])] if test else []))
+            cells = [str(own), f"{first.trivial[name]:.3f}"]  # a guess by the labels alone: every seed's is the same
+            table.add_row(name, *cells, *([str(test[name]), f"{first.trivial_test[name]:.3f}"] if test else []))
         table.caption = f"mean ± standard deviation over seeds {', '.join(map(str, self.fits))}"
         return table
 

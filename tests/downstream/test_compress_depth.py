@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from walks import CLASSES, walk
 
 import mmpt
 from mmpt.cli import main
@@ -74,6 +75,10 @@ def test_the_folder_is_a_run_like_any_other(shallow, tmp_path):
     assert len(report["method"]["losses"]) == 2
     assert report["parameters"][1] < report["parameters"][0]
     assert {"before", "after"} == set(report["quality"]["scores"])
+    learned, judged = (
+        [walk(n)["labels"]["place"] for n in range(300) if n // 5 % 5 in days] for days in ((0, 1, 2), (4,))
+    )
+    assert report["quality"]["trivial"] == judged.count(max(CLASSES, key=learned.count)) / len(judged)
 
 
 def test_all_blocks_are_the_model_itself_and_the_table_says_so(run, recipe, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Students of fitted tasks: their loss, what counts in it, and what comes out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from torch.testing import assert_close
 
 import mmpt
 from mmpt.cli import main
+from mmpt.compress.command import Compressed
+from mmpt.compress.methods import Row
 from mmpt.compress.taught import Taught
 from mmpt.config import component
 from mmpt.downstream.encoder import load
@@ -122,7 +125,19 @@ def test_the_student_is_a_smaller_task_that_knows_what_its_teacher_knew(teacher,
     accuracy = small.evaluate(shards)["accuracy"].value
     assert accuracy == pytest.approx(told["method"]["after"]["accuracy"]["value"])
     assert accuracy > 0.8
-    assert large.evaluate(shards)["accuracy"].value == pytest.approx(told["method"]["before"]["accuracy"]["value"])
+    before = large.evaluate(shards)["accuracy"]
+    assert before.value == pytest.approx(told["method"]["before"]["accuracy"]["value"])
+    assert before.trivial == told["method"]["before"]["accuracy"]["trivial"] < 0.7
+
+
+def test_the_table_has_a_trivial_column_where_there_are_scores():
+    size, score = Row("parameters", "9", "4"), Row("accuracy, test", "0.9", "0.8", "0.5")
+    tables = [Compressed(Path("out"), {}, rows, ()).table() for rows in ((size,), (size, score))]
+    assert [[column.header for column in table.columns] for table in tables] == [
+        ["", "before", "after"],
+        ["", "before", "after", "trivial"],
+    ]
+    assert [str(cell) for cell in tables[1].columns[3].cells] == ["", "0.5"]
 
 
 def test_the_folder_opens_like_any_other_and_keeps_no_scratch(student):

@@ -46,6 +46,15 @@ class Work(NamedTuple):
         return batches
 
 
+class Row(NamedTuple):
+    """A line of the table of what it cost."""
+
+    what: str
+    before: str
+    after: str
+    trivial: str = ""  # of a score: that of one who never looks at a sample
+
+
 class Smaller(NamedTuple):
     """What became of it."""
 
@@ -53,7 +62,7 @@ class Smaller(NamedTuple):
     weights: dict[str, Tensor]
     told: dict[str, Any]  # figures of the method, as JSON can hold them
     lines: tuple[str, ...]  # the same for people
-    rows: tuple[tuple[str, str, str], ...] = ()  # more of the table: what, before, after
+    rows: tuple[Row, ...] = ()  # more of the table
     save: Callable[[Path], object] | None = None  # writes the folder, where it is more than a run's
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmpt.build import build_backbone, load_weights
 from mmpt.compress.blocks import first_blocks, with_trunk
-from mmpt.compress.methods import Method, Smaller, Work
+from mmpt.compress.methods import Method, Row, Smaller, Work
 from mmpt.compress.taught import Distance, Joined, Taught, said_by
 from mmpt.config import component
 from mmpt.downstream.encoder import Encoder
@@ -102,7 +102,10 @@ class StudentMethod(Method):
         before = evaluated(
             teacher, cast("MaskedModel", teacher.model), parts["test"].examples, batch_size=64, seed=self.fit.seed
         )
-        rows = tuple((f"{name}, test", str(before[name]), str(value)) for name, value in result.test.items())
+        rows = tuple(
+            Row(f"{name}, test", str(before[name]), str(value), f"{result.trivial_test[name]:.3f}")
+            for name, value in result.test.items()
+        )
         told = {
             "before": {name: asdict(value) for name, value in before.items()},
             "after": {name: asdict(value) for name, value in result.test.items()},

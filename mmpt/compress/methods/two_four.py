@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpt.compress.blocks import with_trunk
-from mmpt.compress.methods import Method, Smaller, Work, source_of
+from mmpt.compress.methods import Method, Row, Smaller, Work, source_of
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.errors import ConfigError
 from mmpt.model import MaskedModel
@@ -87,9 +87,10 @@ class TwoFourMethod(Method):
         dense = sum(value.numel() for name, value in weights.items() if name.startswith("backbone."))
         sparse = sum(value.numel() for value in taken.values())
         bits = 16 * (dense - sparse / 2) + sparse / 4 * math.log2(len(PATTERNS))
-        rows = [("backbone in 16 bit, KiB", f"{2 * dense / 1024:.0f}", f"{bits / 8192:.0f} ({bits / dense / 16:.0%})")]
+        size = f"{bits / 8192:.0f} ({bits / dense / 16:.0%})"
+        rows = [Row("backbone in 16 bit, KiB", f"{2 * dense / 1024:.0f}", size)]
         for name, before in found["dense"].items():
-            rows.append((f"masked loss of {name}, {self.split}", f"{before:.4f}", f"{found[self.by][name]:.4f}"))
+            rows.append(Row(f"masked loss of {name}, {self.split}", f"{before:.4f}", f"{found[self.by][name]:.4f}"))
         lines = [f"2 of 4 weights are 0 in {sparse:,} of {dense:,}; only kernels for that are faster"]
         if self.by == "learned":
             told = ", ".join(f"{name} {loss:.4f}" for name, loss in found["magnitude"].items())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmpt.finetune.examples import Examples
+    from mmpt.finetune.metrics import Score
     from mmpt.finetune.result import FitResult
     from mmpt.finetune.strategies import Strategy
 
@@ -122,8 +123,8 @@ class Task(ABC):
         """For people: names of classes, numbers, texts."""
 
     @abstractmethod
-    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
-        """Every metric of one who never looks at a sample and knows the training labels alone, as `read` gives them."""
+    def trivial(self, true: Sequence[np.ndarray]) -> dict[str, float]:
+        """Every metric of one who never looks at a sample and knows what was learned of the training labels alone."""
 
     @abstractmethod
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray | None:
@@ -191,8 +192,8 @@ class Task(ABC):
         examples = examples_of(samples, self.inputs, label=None, split="test")
         return judged(self, self.fitted_model(), examples, None, batch_size=batch_size).scores
 
-    def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Any]":
-        """Every metric of labelled samples, with its 95 % interval over resampled groups."""
+    def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Score]":
+        """Every metric of labelled samples: its 95 % interval over resampled groups, and the trivial guess's."""
         from mmpt.finetune.evaluate import evaluated
         from mmpt.finetune.examples import examples_of
 
@@ -259,8 +260,8 @@ class RowTask(Task):
         return ()
 
     @abstractmethod
-    def guess(self, learned: np.ndarray) -> np.ndarray:
-        """The scores of one who never looks at a sample."""
+    def guess(self) -> np.ndarray:
+        """The scores of one who never looks at a sample and knows the training labels' facts alone."""
 
     def given(self, examples: "Examples") -> Sequence[Any]:
         """As they are."""
@@ -287,9 +288,9 @@ class RowTask(Task):
         """Labels and scores."""
         return np.stack(true), np.stack(scores)
 
-    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+    def trivial(self, true: Sequence[np.ndarray]) -> dict[str, float]:
         """Of the same guess for every sample."""
-        return values(self.metrics, self.evidence(true, [self.guess(np.stack(learned))] * len(true)))
+        return values(self.metrics, self.evidence(true, [self.guess()] * len(true)))
 
 
 class StreamTask(Task):

@@ -195,7 +195,7 @@ class CTC(StreamTask):
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
         """There are no classes."""
 
-    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+    def trivial(self, true: Sequence[np.ndarray]) -> dict[str, float]:
         """The commonest training transcript for every recording."""
         texts = [self._spelt(own) for own in true]
         return values(self.metrics, (edits(texts, [self.facts["commonest"]] * len(texts)),))

@@ -179,7 +179,7 @@ class Retrieval(Task):
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> None:
         """There are no classes."""
 
-    def trivial(self, learned: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> dict[str, float]:
+    def trivial(self, true: Sequence[np.ndarray]) -> dict[str, float]:
         """Expected of a random order."""
         recalls, found = [], {}
         for name, way in zip(_directions(self.streams), both_ways(true), strict=True):
