@@ -6,10 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
-from torch import Tensor
 
 from mmpt.errors import DataError
 
@@ -54,12 +52,6 @@ def class_number(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
         raise DataError(f"'{name}' is no class of the training samples, which have {', '.join(classes[:10])}")
     return classes.index(name)
-
-
-def balanced(counts: Sequence[int], device: torch.device) -> Float[Tensor, " V"]:
-    """Weights that make every class count as much as every other, as scikit-learn has them."""
-    every = torch.tensor(counts, dtype=torch.float32, device=device)
-    return every.sum() / (len(every) * every)
 
 
 # ---- many guesses a sample

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
-from mmpt.finetune.classes import balanced, class_facts, class_number, confusions, name_of
+from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
+from mmpt.finetune.classes import class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
 from mmpt.finetune.pools import Pool
@@ -45,7 +46,8 @@ class Classifier(RowTask):
 
     Args:
         encoder, label, inputs, pool: see `RowTask`.
-        class_weights: `balanced` makes every class count as much as every other, as scikit-learn does.
+        class_weights: `balanced` makes every class count as much as every other, as scikit-learn does; or a weight by
+            class, 1 where none is given.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al. 2016, section 7).
     """
 
@@ -58,11 +60,12 @@ class Classifier(RowTask):
         label: str,
         inputs: tuple[str, ...] | list[str] | None = None,
         pool: Component[Pool] | None = None,
-        class_weights: Literal["balanced"] | None = None,
+        class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs, pool=pool)
-        self.class_weights, self.label_smoothing = class_weights, label_smoothing
+        self.class_weights: ClassWeights = by_name(class_weights)
+        self.label_smoothing = label_smoothing
 
     def parse(self, label: Any) -> str:
         """The name of the class."""
@@ -70,7 +73,9 @@ class Classifier(RowTask):
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes, by name, and how many samples each has."""
-        return class_facts(Counter(map(self.parse, labels)), self.label, "samples")
+        facts = class_facts(Counter(map(self.parse, labels)), self.label, "samples")
+        check_names(self.class_weights, facts["classes"])
+        return facts
 
     @property
     def size(self) -> int:
@@ -83,7 +88,7 @@ class Classifier(RowTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats."""
-        weight = balanced(self.facts["counts"], outputs.device) if self.class_weights else None
+        weight = class_weights(self.class_weights, self.facts["classes"], self.facts["counts"], outputs.device)
         labels = labels_of(batch).values.long()
         return cross_entropy(outputs.float(), labels, weight, reduction="none", label_smoothing=self.label_smoothing)
 

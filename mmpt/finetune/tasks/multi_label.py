@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -14,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import DataError
+from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
 from mmpt.finetune.pools import Pool
@@ -47,6 +50,8 @@ class MultiLabel(RowTask):
     Args:
         encoder, label, inputs, pool: see `RowTask`.
         stands_for: the names that a label of one word stands for, perhaps none, by word.
+        class_weights: of samples that have a name against those that lack it (torch's `pos_weight`): `balanced` makes
+            both weigh the same for every name; or a weight by name, 1 where none is given.
     """
 
     metrics = METRICS
@@ -59,8 +64,10 @@ class MultiLabel(RowTask):
         inputs: tuple[str, ...] | list[str] | None = None,
         pool: Component[Pool] | None = None,
         stands_for: Mapping[str, tuple[str, ...] | list[str]] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs, pool=pool)
+        self.class_weights: ClassWeights = by_name(class_weights)
         self.stands_for = stands_for
 
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
@@ -74,6 +81,7 @@ class MultiLabel(RowTask):
                 f"label '{self.label}' has the same names ({', '.join(names[:10])}) in all {len(labels)} training "
                 "samples, so that there is nothing to learn; add samples that lack some"
             )
+        check_names(self.class_weights, names)
         return {"names": names, "counts": [counts[name] for name in names], "samples": len(labels)}
 
     @property
@@ -98,7 +106,17 @@ class MultiLabel(RowTask):
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats a name."""
         labels = labels_of(batch).values.float()
-        return binary_cross_entropy_with_logits(outputs.float(), labels, reduction="none").mean(1)
+        weight = self._weight(outputs.device)
+        return binary_cross_entropy_with_logits(outputs.float(), labels, pos_weight=weight, reduction="none").mean(1)
+
+    def _weight(self, device: torch.device) -> Float[Tensor, " V"] | None:
+        """Of having each name; 1 of one that every training sample has."""
+        names, counts = self.facts["names"], self.facts["counts"]
+        if self.class_weights != "balanced":
+            return class_weights(self.class_weights, names, counts, device)
+        have = torch.tensor(counts, dtype=torch.float32, device=device)
+        lack = self.facts["samples"] - have
+        return torch.where(lack > 0, lack / have, 1.0)
 
     def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """Probabilities."""

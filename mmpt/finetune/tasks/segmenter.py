@@ -15,6 +15,7 @@ from mmpt.downstream.encoder import Encoder
 from mmpt.encoders.image import Image
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import classes
+from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.classes import UNKNOWN
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
@@ -39,6 +40,8 @@ class Segmenter(StreamTask):
     Args:
         encoder, label, stream, inputs: see `StreamTask`; the stream has to be of pictures.
         ignore: numbers of pixels that count nothing.
+        class_weights: `balanced` makes every class count as much as every other, as scikit-learn does; or a weight by
+            class, 1 where none is given.
     """
 
     metrics = METRICS
@@ -52,6 +55,7 @@ class Segmenter(StreamTask):
         stream: str,
         inputs: tuple[str, ...] | list[str] | None = None,
         ignore: tuple[int, ...] | list[int] = (255,),
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
         if not isinstance(self.modality, Image):
@@ -59,6 +63,7 @@ class Segmenter(StreamTask):
                 f"stream: pictures are divided into classes, and '{stream}' is a stream of {self.modality.kind}"
             )
         self.ignore, self.image = tuple(ignore), self.modality
+        self.class_weights: ClassWeights = by_name(class_weights)
 
     def given(self, examples: "Examples") -> Sequence[Any]:
         """As they are."""
@@ -80,6 +85,7 @@ class Segmenter(StreamTask):
             raise DataError(f"label '{self.label}' {only} of all {len(labels)} training samples")
         if len(known) > MOST_CLASSES:
             raise DataError(f"label '{self.label}' has {len(known)} different numbers of pixels, which are no classes")
+        check_names(self.class_weights, known)
         return {"classes": known, "counts": [counts[name] for name in known]}
 
     @property
@@ -128,7 +134,8 @@ class Segmenter(StreamTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats a pixel, (B, size, size)."""
-        return cross_entropy(self._pixelwise(outputs), labels_of(batch).values, reduction="none")
+        weight = class_weights(self.class_weights, self.facts["classes"], self.facts["counts"], outputs.device)
+        return cross_entropy(self._pixelwise(outputs), labels_of(batch).values, weight, reduction="none")
 
     def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
         """The number of the most probable class of every pixel, int16 (size, size): probabilities would fill memory.

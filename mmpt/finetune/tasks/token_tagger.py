@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from mmpt.encoders.sound import Sound
 from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import classes
-from mmpt.finetune.classes import UNKNOWN, balanced, class_facts, class_number, name_of
+from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
+from mmpt.finetune.classes import UNKNOWN, class_facts, class_number, name_of
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
 from mmpt.finetune.tasks import Sample, StreamTask
@@ -45,7 +46,8 @@ class TokenTagger(StreamTask):
         rate: labels a second, of sound; None: one a frame.
         words: what a word of a text is: of the tokenizer's pre-tokenization, where punctuation stands apart, or
             whatever `space` separates.
-        class_weights: `balanced` makes every class count as much as every other, as scikit-learn does.
+        class_weights: `balanced` makes every class count as much as every other, as scikit-learn does; or a weight by
+            class, 1 where none is given.
     """
 
     metrics = METRICS
@@ -61,11 +63,12 @@ class TokenTagger(StreamTask):
         inputs: tuple[str, ...] | list[str] | None = None,
         rate: float | None = None,
         words: Words = "tokenizer",
-        class_weights: Literal["balanced"] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
         self.words: Words = words
-        self.rate, self.class_weights = rate, class_weights
+        self.class_weights: ClassWeights = by_name(class_weights)
+        self.rate = rate
         if rate is not None and not isinstance(self.modality, Sound):
             raise ConfigError(f"rate: labels a second are of sound, and '{stream}' is a stream of {self.modality.kind}")
         if rate is not None and rate <= 0:
@@ -89,7 +92,9 @@ class TokenTagger(StreamTask):
     def learn(self, labels: Sequence[Any]) -> dict[str, Any]:
         """The classes, by name, and how many tokens each has."""
         counts = Counter(name for label in labels for name in self.parse(label) if name is not None)
-        return class_facts(counts, self.label, "tokens")
+        facts = class_facts(counts, self.label, "tokens")
+        check_names(self.class_weights, facts["classes"])
+        return facts
 
     @property
     def size(self) -> int:
@@ -157,7 +162,7 @@ class TokenTagger(StreamTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Nats, (B, N)."""
-        weight = balanced(self.facts["counts"], outputs.device) if self.class_weights else None
+        weight = class_weights(self.class_weights, self.facts["classes"], self.facts["counts"], outputs.device)
         return cross_entropy(outputs.float().transpose(1, 2), labels_of(batch).values, weight, reduction="none")
 
     def scores(self, outputs: Tensor, batch: Batch) -> Sequence[np.ndarray]:
