@@ -84,7 +84,7 @@ def add_compress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "compress",
         "make a smaller model of a run: fewer blocks, sparse weights, a student; with a table of what it costs",
         "mmpt compress depth --out runs/shallow run=runs/ecg_mae data=shards/ecg",
-        EXITS,
+        f"{EXITS}     (students, who are trained; other methods begin anew)\n",
     )
     compress.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name in configs/compress")
     compress.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as method.depth=2")

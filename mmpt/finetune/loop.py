@@ -2,8 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 
 from mmpt.build import count_parameters, load_weights
 from mmpt.downstream.result import Interval
+from mmpt.errors import Interrupted
+from mmpt.finetune.bar import epoch_bar
 from mmpt.finetune.evaluate import Judged, judged
 from mmpt.finetune.metrics import intervals, values
 from mmpt.finetune.model import plain_model
@@ -25,12 +30,20 @@ from mmpt.finetune.tasks import Task
 from mmpt.settings import OptimizerSettings, TrainingSettings
 from mmpt.training import checkpoint
 from mmpt.training.engine import Engine, World
-from mmpt.training.guards import NonFinite
+from mmpt.training.guards import Interruption, NonFinite
 from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate
 
 MAX_NONFINITE = 10
 SHOWN = 4  # metrics a line, beside the one that epochs are compared by
+
+
+class Begun(NamedTuple):
+    """What is known of an epoch in its middle."""
+
+    batches: int = 0  # that are done
+    sums: Mapping[str, tuple[float, float]] = MappingProxyType({})  # of what the objective tells: sum and count
+    seconds: float = 0.0
 
 
 class Loop:
@@ -66,7 +79,8 @@ class Loop:
         if saved:
             load_weights(self.model, saved.weights)
             self.history, self.best_epoch = saved.state["history"], saved.state["best_epoch"]
-            self.best = checkpoint.load(self._folder("best") / f"step-{self.best_epoch:09d}", moments=False).weights
+            if self.best_epoch:
+                self.best = checkpoint.load(self._folder("best") / f"step-{self.best_epoch:09d}", moments=False).weights
         size = -(-settings.batch_size // world.ranks)
         scales = strategy.scales(self.model)
         self.engine = Engine(
@@ -79,6 +93,8 @@ class Loop:
             scales=scales,
         )
         self.updates = int(saved.state["updates"]) if saved else 0
+        self.begun = Begun(**saved.state.get("begun", {})) if saved else Begun()
+        self.stopping = False
         if saved:
             self.engine.set_moments(saved.moments, self.updates)
         self.nonfinite = NonFinite(MAX_NONFINITE)
@@ -96,41 +112,69 @@ class Loop:
         return TrainingSettings(steps=steps, optimizer=optimizer, seed=settings.seed, precision=settings.precision)
 
     def go(self) -> None:
-        """All epochs that are left, or until none gets better."""
-        patience = self.settings.patience or self.settings.epochs
-        while len(self.history) < self.settings.epochs and len(self.history) - self.best_epoch < patience:
-            began = time.perf_counter()
-            losses = self._epoch(len(self.history))
-            found = self._judged("validation")
-            own = values(self.task.metrics, self.task.evidence(found.true, found.scores))
-            seconds = time.perf_counter() - began
-            self.history.append({"epoch": float(len(self.history) + 1), **losses, **own, "seconds": seconds})
-            self._judge()
-            self._say()
-            self._save()
+        """All epochs that are left, or until none gets better.
+
+        Raises Interrupted after a signal, between batches, where there is a folder to go on in.
+        """
+        guard = Interruption()
+        with guard if self.out is not None else nullcontext(guard) as interruption:
+            while self._goes_on():
+                self._one_epoch(len(self.history) + 1, interruption)
+                if self.stopping and self._goes_on():
+                    self._stop(f"after epoch {len(self.history)} of {self.settings.epochs}")
         if self.record is not None:
             self.record.close()
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        """Mean training loss, and means of whatever else the objective tells."""
-        order = order_of(self.usable, self.settings.seed, epoch)
+    def _goes_on(self) -> bool:
+        patience = self.settings.patience or self.settings.epochs
+        return len(self.history) < self.settings.epochs and len(self.history) - self.best_epoch < patience
+
+    def _one_epoch(self, epoch: int, interruption: Interruption) -> None:
+        """Train, judge and save."""
+        before, began = self.begun, time.perf_counter()
+        console = self.console if self.world.rank == 0 else None
+        with epoch_bar(console, f"epoch {epoch}/{self.settings.epochs}", self.per_epoch, before.batches) as show:
+            losses = self._learn(epoch, interruption, show)
+            found = self._judged("validation")
+        own = values(self.task.metrics, self.task.evidence(found.true, found.scores))
+        seconds = before.seconds + time.perf_counter() - began
+        self.history.append({"epoch": float(epoch), **losses, **own, "seconds": seconds})
+        self._judge()
+        self._say()
+        self._save()
+
+    def _stop(self, where: str) -> NoReturn:
+        if self.record is not None:
+            self.record.close()
+        raise Interrupted(f"stopped by a signal {where}; saved: the same command goes on")
+
+    def _learn(self, epoch: int, interruption: Interruption, show: Callable[[int], None]) -> dict[str, float]:
+        """Mean training loss, and means of whatever else the objective tells; goes on in the middle of an epoch."""
+        before, began = self.begun, time.perf_counter()
+        order = order_of(self.usable, self.settings.seed, epoch - 1)
         part = self.parts["train"]
         rows = Rows(self.task, part.examples, part.known, seed=self.settings.seed, augment=self.settings.augment)
         self.model.train()
         if not any(p.requires_grad for p in self.model.backbone.parameters()):
             self.model.backbone.eval()
-        sums: dict[str, tuple[float, float]] = {}
-        for number in range(self.per_epoch):
-            size, step = self.settings.batch_size, epoch * self.per_epoch + number
+        sums = dict(before.sums)
+        for number in range(before.batches, self.per_epoch):
+            size, step = self.settings.batch_size, (epoch - 1) * self.per_epoch + number
             own, padding = share_of(order[number * size : (number + 1) * size], self.world.rank, self.world.ranks)
             rate = learning_rate(self.training.optimizer, step, self.training.steps)
-            batch = rows.batch(own, epoch=epoch, padding=padding)
-            outcome = self.engine.step([batch], step / self.training.steps, rate, [])
+            batch = rows.batch(own, epoch=epoch - 1, padding=padding)
+            outcome = self.engine.step([batch], step / self.training.steps, rate, [float(interruption.asked)])
             self.nonfinite.count(step, outcome.finite)
             self.updates += outcome.finite
             for name, (more, counted) in outcome.metrics.items():
                 total, count = sums.get(name, (0.0, 0.0))
                 sums[name] = total + more, count + counted
+            show(number + 1)
+            self.stopping = outcome.extra[0] > 0  # on any rank
+            if self.stopping and number + 1 < self.per_epoch:
+                self._save(Begun(number + 1, sums, before.seconds + time.perf_counter() - began))
+                self._stop(f"in epoch {epoch} of {self.settings.epochs}, after batch {number + 1} of {self.per_epoch}")
+        self.begun = Begun()
         means = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         return {"loss": means.pop("task/loss"), **means}
 
@@ -175,21 +219,23 @@ class Loop:
         found = checkpoint.latest(self._folder("progress"))
         return checkpoint.load(found) if found else None
 
-    def _save(self) -> None:
+    def _save(self, begun: Begun = Begun()) -> None:  # noqa: B008  frozen
+        """Behind an epoch, or in the middle of the next."""
         if self.out is None:
             return
         weights, moments = self.engine.whole_state()
         epoch = len(self.history)
-        if self.record is not None:
+        if self.record is not None and not begun.batches:
             self.record.note(epoch - 1, epoch, self.history[-1])
         if self.world.rank == 0:
-            if self.best_epoch == epoch:
+            if self.best_epoch == epoch and not begun.batches:
                 checkpoint.commit(self._folder("best"), checkpoint.Saved(self.best, {}, {"step": epoch}))
             state = {
-                "step": epoch,
+                "step": epoch * self.per_epoch + begun.batches,
                 "updates": self.updates,
                 "history": self.history,
                 "best_epoch": self.best_epoch,
+                "begun": {**begun._asdict(), "sums": dict(begun.sums)},
             }
             checkpoint.commit(self._folder("progress"), checkpoint.Saved(weights, moments, state))
             checkpoint.prune(self._folder("progress"), keep_last=1, keep_every=0)

@@ -1,6 +1,7 @@
 """What stops a run, or skips a step of it."""
 
 import signal
+import threading
 from collections.abc import Iterable
 from types import FrameType, TracebackType
 
@@ -15,14 +16,18 @@ class NonFiniteError(MmptError):
 
 
 class Interruption:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once."""
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once.
+
+    Only a process's main thread hears of signals: in any other, nothing is ever asked.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        is_main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, signal.SIGINT) if is_main else ():
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -159,6 +159,7 @@ class Task(ABC):
 
         Raises:
             ConfigError: settings that make no sense. DataError: samples or labels that can't be read, named.
+            Interrupted: after SIGTERM or SIGINT, with `out`: all is saved there.
         """
         from mmpt.config import component
         from mmpt.finetune.fit import fit
