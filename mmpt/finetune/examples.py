@@ -167,10 +167,13 @@ def records_of(data: Any) -> Sequence[Mapping[str, Any]] | None:
 
 
 def _data_set(path: Path) -> tuple[Manifest, str | None]:
-    """A folder, or a folder and the name of a split."""
+    """A folder, or a folder and the name of a split, of which a beginning is enough: val for validation."""
     if not (path / "manifest.json").exists() and (path.parent / "manifest.json").exists():
         manifest = load_manifest(path.parent)
         splits = sorted(set(manifest.column("split")))
+        meant = [own for own in splits if own.startswith(path.name)]
+        if path.name not in splits and len(meant) == 1:
+            return manifest, meant[0]
         if path.name not in splits:
             near = difflib.get_close_matches(path.name, splits, n=1)
             advice = f"; did you mean '{near[0]}'?" if near else ""
@@ -194,8 +197,9 @@ def group_name(group: Any) -> str:
 
 
 def _missing(value: Any) -> bool:
-    """None, NaN, or pandas' NA: what tables hold where there is nothing."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+    """None, NaN, or pandas' NA or NaT: what tables hold where there is nothing."""
+    is_nan = isinstance(value, (float, np.floating)) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _labels_of(records: Sequence[Mapping[str, Any]], label: str, where: str) -> list[Any]:

@@ -1,12 +1,14 @@
 """Labels that say nothing, or that nothing can be learned from: refused before anything is written."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from walks import walk
 
 import mmpt
 from mmpt.errors import DataError
 from mmpt.finetune import Classifier, MultiLabel, Regressor, TokenTagger
+from mmpt.finetune.examples import examples_of
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,23 @@ def test_labels_that_are_all_the_same_are_refused(encoder, tmp_path, kind, label
 
 def test_one_name_that_some_samples_lack_is_enough_to_learn(encoder):
     assert MultiLabel(encoder, label="own").learn([["a"], ["a", "b"]])["counts"] == [2, 1]
+
+
+# ---- what is missing, and where it is looked for
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT])
+def test_what_a_table_holds_where_there_is_nothing_is_no_label(nothing):
+    examples = examples_of(
+        [{"text": "a", "own": nothing}, {"text": "b", "own": 1}], ["text"], label="own", split="train"
+    )
+    assert examples.labels == [None, 1]
+
+
+def test_the_beginning_of_a_splits_name_is_enough(shards):
+    whole, begun = (examples_of(shards / name, ["text"], label=None, split="") for name in ("validation", "val"))
+    assert begun.where == whole.where
+    assert begun.names == whole.names
+    for name in ("vat", "t"):
+        with pytest.raises(DataError, match=f"has no split '{name}', but test, train, validation"):
+            examples_of(shards / name, ["text"], label=None, split="")
