@@ -18,7 +18,7 @@ from mmpt.finetune.loop import Loop
 from mmpt.finetune.parts import Part, find_examples, parts_of
 from mmpt.finetune.pools import Pool
 from mmpt.finetune.result import FitResult
-from mmpt.finetune.saved import RESULT, clear, load_result, settings_of
+from mmpt.finetune.saved import TASK, clear, load_result, settings_of
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
@@ -59,7 +59,7 @@ def fit(
     if out is not None:
         made = not (out / MARK).exists()
         _same_fit(out, task, strategy, settings, parts)
-        if (out / RESULT).exists():
+        if (out / TASK).exists():
             return load_result(out)
     with tempfile.TemporaryDirectory() as scratch:
         log = (out or Path(scratch)) / "log.txt"

@@ -70,6 +70,15 @@ def test_a_stopped_fit_exits_with_3_and_comes_out_as_one_that_was_not(fit, heard
     assert not heard
 
 
+def test_a_result_without_its_task_is_finished_by_the_same_command(fit):
+    folder = fit("killed")[1]
+    before = outcome(folder)[1]
+    (folder / "task.json").unlink()  # it is written last
+    assert fit("killed")[0] == 0
+    assert (folder / "task.json").exists()
+    assert outcome(folder)[1] == before
+
+
 def test_without_a_folder_signals_are_the_callers(run, shards, heard, monkeypatch):
     monkeypatch.setattr(Stopped, "at", 1)
     monkeypatch.setattr(Stopped, "batches", 0)
