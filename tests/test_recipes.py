@@ -113,6 +113,13 @@ def test_the_second_line_of_what_follows_a_run_makes_that_run_and_ends_with_the_
         assert made == yaml.safe_load(text)[reads]
 
 
+def test_every_recipe_of_pretraining_has_its_name_in_a_heading_of_the_page_of_methods():
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    headings = "".join(line for line in page.splitlines() if line.startswith("## "))
+    names = [listed.name for listed in recipes()] + [f"{POSTTRAIN}/{listed.name}" for listed in recipes(POSTTRAIN)]
+    assert not [name for name in names if f"`{name}`" not in headings]
+
+
 def test_recipes_are_listed_with_a_line_each():
     done = mmpt("recipes")
     assert done.returncode == 0
