@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmpt.downstream.pooling import Features
     from mmpt.downstream.probe import probe
     from mmpt.downstream.result import ProbeResult
+    from mmpt.encoders.lab_text import serialise_labs
     from mmpt.errors import CheckpointError, ConfigError, DataError, Interrupted, MmptError
     from mmpt.training.command import pretrain
 
@@ -47,6 +48,7 @@ __all__ = [
     "load_manifest",
     "pretrain",
     "probe",
+    "serialise_labs",
     "with_columns",
 ]
 
@@ -66,6 +68,7 @@ _HOMES = {
     "mmpt.downstream.pooling": ("Features",),
     "mmpt.downstream.probe": ("probe",),
     "mmpt.downstream.result": ("ProbeResult",),
+    "mmpt.encoders.lab_text": ("serialise_labs",),
     "mmpt.errors": ("CheckpointError", "ConfigError", "DataError", "Interrupted", "MmptError"),
     "mmpt.training.command": ("pretrain",),
 }

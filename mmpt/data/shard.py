@@ -17,6 +17,7 @@ from mmpt.errors import DataError
 BLOCK = 512  # a tar's header, and what contents are padded to
 MAX_NAME = 100  # bytes of a member's name in a plain (USTAR) header
 KEPT_REJECTIONS = 1000
+KEPT_NOTES = 5  # of a kind
 Counts = Sequence[int] | Mapping[int, int]  # integers, or those at some places
 UNFIT = re.compile(r"[.\s/\\\x00-\x1f\x7f]")
 
@@ -31,6 +32,7 @@ class Part:
         rejections: how many were.
         tally: integer sums over the training split.
         observed: integers of every sample, for medians.
+        notes: by kind, the first inputs that were changed or lack something, a sentence each.
     """
 
     shard: Shard | None = None
@@ -39,12 +41,20 @@ class Part:
     rejections: int = 0
     tally: dict[str, list[int]] = field(default_factory=dict)
     observed: dict[str, list[int]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def reject(self, place: str, reason: str) -> None:
         """Note an input that is left out."""
         self.rejections += 1
         if len(self.rejected) < KEPT_REJECTIONS:
             self.rejected.append({"input": _printable(place), "reason": _printable(reason)})
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep sentences about inputs; a recording that is cut says the same in each of its pieces."""
+        for kind, told in notes.items():
+            own, told = self.notes.setdefault(kind, []), _printable(told)
+            if told not in own and len(own) < KEPT_NOTES:
+                own.append(told)
 
     def add_tally(self, tally: Mapping[str, Counts]) -> None:
         """Add integers to the sums; integers, so that the order of adding can't matter."""

@@ -110,7 +110,10 @@ def test_leads_are_the_union_and_a_missing_one_is_nan(tmp_path):
     own = manifest.statistics["ecg"]["leads"]
     assert own["observed"] == [2, 1, 1]
     assert own["missing"] == [0, 1, 1]
-    assert "aVF: observed in 1 of 2 (missing 1)" in summary_lines(manifest)
+    lines = summary_lines(manifest)
+    assert "aVF: observed in 1 of 2 (missing 1)" in lines
+    place = tmp_path / "in"
+    assert lines[-2:] == [f"  {place}/a.hea: aVF missing", f"  {place}/b.hea: V5 missing"]
 
 
 def test_leads_that_are_asked_for_are_kept_and_own_ones_allowed(tmp_path):
@@ -132,7 +135,8 @@ def test_other_rates_are_resampled_to_the_first_or_to_the_one_asked_for(tmp_path
     assert np.allclose(second, resample_poly(written[:, ::-1], 2, 5, padtype="line"), atol=1e-6)
     assert manifest.statistics["ecg"]["resampled"] == {"250": 1}
     assert manifest.statistics["ecg"]["seconds"] == {"total": 6.0, "min": 2.0, "median": 2.0, "max": 4.0}
-    assert "resampled: 1 from 250 Hz" in summary_lines(manifest)
+    where = f"{tmp_path / 'in'}/b.hea"
+    assert summary_lines(manifest)[-2:] == ["resampled: 1 from 250 Hz", f"  {where}: sampled at 250 Hz, not 100"]
     manifest = build_ecg(tmp_path / "in", tmp_path / "slow", sample_rate=62.5)
     assert manifest.fields["ecg"].facts["sample_rate"] == 62.5
     assert [len(own) for own in signals(manifest)] == [250, 125]

@@ -293,8 +293,22 @@ def test_what_is_said_of_a_build(tmp_path):
     assert lines[2:] == [
         "clipped: 64000 samples of 1 files",
         "folded to mono: 1 files",
+        f"  {source}/b.wav: 2 channels, averaged",
         "resampled: 1 files from 16000 Hz",
+        f"  {source}/b.wav: sampled at 16000 Hz, not 8000",
     ]
+
+
+def test_the_first_files_of_other_rates_are_named_once_each(tmp_path):
+    source = tmp_path / "sounds"
+    write_sound(source / "a.wav", tone(1, RATE))
+    for number in range(7):
+        write_sound(source / f"b{number}.wav", tone(2, 4 * RATE), 2 * RATE)
+    settings = {**SMALL, "max_seconds": 1.0, "samples_per_shard": 3}
+    own = build_speech(source, tmp_path / "out", **settings).statistics["speech"]
+    assert own["resampled"] == {"16000": 7}
+    named = [f"{source}/b{number}.wav: sampled at 16000 Hz, not 8000" for number in range(5)]
+    assert own["notes"] == {"resampled": named}
 
 
 def killed(*_):

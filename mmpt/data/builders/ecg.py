@@ -11,7 +11,7 @@ from mmpt.data.builders.ecg_records import NO_UNIT, EcgRecord, EcgRules
 from mmpt.data.builders.ecg_sources import ecg_records, input_files
 from mmpt.data.builders.files import distinct
 from mmpt.data.builders.lead_quality import CONDITIONS
-from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.steps import Work, build_data_set, first_notes, indented_notes, path_of
 from mmpt.data.builders.texts import TrainingTexts
 from mmpt.data.building import nothing_good
 from mmpt.data.leads import STANDARD, in_order, millivolts, nearest_lead, own_names
@@ -142,7 +142,10 @@ def kept_leads(source: Path, records: Sequence[EcgRecord], rules: EcgRules) -> t
 
 
 def ecg_statistics(parts: Sequence[Part], leads: Sequence[str], rate: float) -> dict[str, Any]:
-    """Mean and deviation a lead (observed samples of the training split), and of all splits: seconds, leads, rates."""
+    """Mean and deviation a lead (observed samples of the training split), and of all splits: seconds, leads, rates.
+
+    `notes` names the first records that lack leads or were resampled, a sentence each.
+    """
     total, rates = Part(), Counter[str]()
     conditions = {name: [0] * len(leads) for name in CONDITIONS}
     for part in parts:
@@ -162,6 +165,7 @@ def ecg_statistics(parts: Sequence[Part], leads: Sequence[str], rate: float) -> 
         "seconds": seconds,
         "leads": conditions,
         "resampled": {key: rates[key] for key in sorted(rates, key=float)},
+        "notes": first_notes(parts),
     }
 
 
@@ -190,4 +194,6 @@ def summary_lines(manifest: Manifest) -> list[str]:
         if (observed := counts.pop("observed")) < samples:
             why = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
             lines.append(f"{lead}: observed in {observed} of {samples} ({why})")
-    return lines + [f"resampled: {count} from {rate} Hz" for rate, count in own["resampled"].items()]
+    lines += indented_notes(own, "leads")
+    lines += [f"resampled: {count} from {rate} Hz" for rate, count in own["resampled"].items()]
+    return lines + indented_notes(own, "resampled")

@@ -45,14 +45,18 @@ class EcgMaker:
             why = ", ".join(f"{lead} {condition}" for lead, condition in told if condition != "missing")
             raise DataError(f"no lead is observed ({why})")
         observed = {f"lead {lead}": CONDITIONS.index(own) for lead, own in zip(self.leads, conditions, strict=True)}
+        notes = {}
+        if lacking := [f"{lead} {own}" for lead, own in zip(self.leads, conditions, strict=True) if own != "observed"]:
+            notes["leads"] = f"{record.place}: {', '.join(lacking)}"
         if record.recording.rate != self.rate:
+            notes["resampled"] = f"{record.place}: sampled at {record.recording.rate:g} Hz, not {self.rate:g}"
             ratio = Fraction(self.rate / record.recording.rate).limit_denominator(FINEST)
             signal = resampled_leads(signal, *ratio.as_integer_ratio())
             observed["millihertz"] = round(record.recording.rate * 1000)
         signal = signal.astype(np.float32)
         members, tokens = text_members(record.report, self.tokenizer_folder)
         members |= {"ecg": encode(ECG, signal), "labels": encode(LABELS, record.labels)}
-        return Draft(members, record.group, lead_sums(signal) | tokens, observed)
+        return Draft(members, record.group, lead_sums(signal) | tokens, observed, notes)
 
 
 def lead_matrix(

@@ -36,12 +36,13 @@ class Record(Protocol):
 
 
 class Draft(NamedTuple):
-    """One sample, encoded but without key and split."""
+    """One sample, encoded but without key and split; `notes` are sentences by their kind, see `Part`."""
 
     members: Mapping[str, Member]
     group: str
     tally: Mapping[str, Counts] = {}
     observed: Mapping[str, int] = {}
+    notes: Mapping[str, str] = {}
 
 
 class ShardTask(NamedTuple):
@@ -118,6 +119,7 @@ def build_shard(task: ShardTask) -> tuple[int, Part]:
                 continue
             if split == "train":
                 shard.part.add_tally(draft.tally)
+            shard.part.note(draft.notes)
             for name, value in draft.observed.items():
                 shard.part.observed.setdefault(name, []).append(value)
         return task.number, shard.publish()

@@ -20,7 +20,7 @@ from mmpt.data.builders.recordings import (
     sound_records,
 )
 from mmpt.data.builders.sounds import Piece, PieceReader, count_quiet
-from mmpt.data.builders.steps import Work, build_data_set, path_of
+from mmpt.data.builders.steps import Work, build_data_set, first_notes, indented_notes, path_of
 from mmpt.data.builders.texts import LABELS, TrainingTexts, text_members
 from mmpt.data.encode import encode
 from mmpt.data.manifest import Manifest
@@ -61,7 +61,8 @@ class SpeechMaker:
         position = {"part": record.part, "start": piece.start} if record.parts > 1 else {}
         members["speech"] = encode(field, (piece.samples, self.rate))
         members["labels"] = encode(LABELS, record.file.labels(*TEXT_COLUMNS) | position)
-        return Draft(members, record.file.group, tokens, observed(record, piece, self.rate))
+        notes = changes(record.file.place, piece, self.rate)
+        return Draft(members, record.file.group, tokens, observed(record, piece, self.rate), notes)
 
 
 def build_speech(
@@ -165,6 +166,16 @@ def check_rate(rate: int) -> None:
         raise DataError(f"sample_rate must be {low} to {high} Hz, got {rate}")
 
 
+def changes(place: str, piece: Piece, rate: int) -> dict[str, str]:
+    """What the stored sound has no longer, a sentence each."""
+    notes = {}
+    if piece.channels > 1:
+        notes["stereo"] = f"{place}: {piece.channels} channels, averaged"
+    if piece.rate != rate:
+        notes["resampled"] = f"{place}: sampled at {piece.rate} Hz, not {rate}"
+    return notes
+
+
 def observed(record: SoundRecord, piece: Piece, rate: int) -> dict[str, int]:
     """Integers that the statistics are made of: sums and sets of them don't depend on any order."""
     quiet, windows = count_quiet(piece.samples, rate)
@@ -186,6 +197,7 @@ def sound_statistics(parts: Sequence[Part], rate: int) -> dict[str, Any]:
         `duration`: seconds (of a sample but for `total`). `silent`: share of whole 20 ms windows whose root mean square
         is below -60 dBFS. `clipped`: source samples that stand three or more in a row at full scale, and files that
         have such. `stereo`: files of several channels, which were folded. `resampled`: files by original rate.
+        `notes`: the first files of both kinds, a sentence each.
     """
     seen: dict[str, list[int]] = {}
     for part in parts:
@@ -206,6 +218,7 @@ def sound_statistics(parts: Sequence[Part], rate: int) -> dict[str, Any]:
         "files": len(files),
         "stereo": sum(channels > 1 for _, channels in files.values()),
         "resampled": {str(own): resampled[own] for own in sorted(resampled)},
+        "notes": first_notes(parts),
     }
 
 
@@ -221,8 +234,8 @@ def summary_lines(manifest: Manifest) -> list[str]:
     if own["clipped"]["samples"]:
         lines.append(f"clipped: {own['clipped']['samples']} samples of {own['clipped']['files']} files")
     if own["stereo"]:
-        lines.append(f"folded to mono: {own['stereo']} files")
+        lines += [f"folded to mono: {own['stereo']} files", *indented_notes(own, "stereo")]
     if own["resampled"]:
         each = ", ".join(f"{count} files from {before} Hz" for before, count in own["resampled"].items())
-        lines.append(f"resampled: {each}")
+        lines += [f"resampled: {each}", *indented_notes(own, "resampled")]
     return lines

@@ -121,6 +121,21 @@ def finish(
         raise
 
 
+def first_notes(parts: Sequence[Part]) -> dict[str, list[str]]:
+    """By kind, the first sentences that shards noted about their inputs."""
+    total = Part()
+    for part in parts:
+        for kind, own in part.notes.items():
+            for told in own:
+                total.note({kind: told})
+    return {kind: total.notes[kind] for kind in sorted(total.notes)}
+
+
+def indented_notes(statistics: Mapping[str, Any], kind: str) -> list[str]:
+    """Those of a kind for a summary, below its count; none in a manifest of before there were any."""
+    return [f"  {told}" for told in statistics.get("notes", {}).get(kind, [])]
+
+
 def input_marks(paths: Sequence[Path]) -> str:
     """What tells that inputs changed between a kill and the next try."""
     digest = hashlib.sha256()
