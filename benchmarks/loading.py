@@ -5,6 +5,7 @@
 - loader: samples a second that one worker reads, checks, decodes and collates while nothing trains, from the first
   batch to the last.
 - data-wait: share of a training run's time that it waits for its one worker, over the second half of the steps.
+- padding: share of the places of those steps' batches that no token stands in.
 
 On a machine with two cores the worker has one and training the other.
 """
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--recipes", nargs="+", default=[recipe.name for recipe in recipes()])
     arguments = parser.parse_args()
-    table = Table("recipe", "loader, samples/s", "training, samples/s", f"data-wait (goal {GOAL:.0%})")
+    table = Table("recipe", "loader, samples/s", "training, samples/s", f"data-wait (goal {GOAL:.0%})", "padding")
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as folder:
         for recipe in recipes():
@@ -68,11 +69,11 @@ def loader_rate(file: Path) -> float:
     return sum(counts[1:]) / (time.perf_counter() - began)
 
 
-def training(file: Path, run: Path) -> tuple[str, str]:
-    """Samples a second, and the share of waiting, of a run of its own."""
+def training(file: Path, run: Path) -> tuple[str, str, str]:
+    """Samples a second, and the shares of waiting and of padding, of a run of its own."""
     pretrain(file, run)
     last = read_lines(run / "metrics.jsonl")[-1]
-    return f"{last['samples_per_second']:,.0f}", f"{last['data_wait_share']:.1%}"
+    return f"{last['samples_per_second']:,.0f}", f"{last['data_wait_share']:.1%}", f"{last['padding_share']:.1%}"
 
 
 if __name__ == "__main__":
