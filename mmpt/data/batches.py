@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +15,6 @@ from mmpt.data.parcel import packed, unpacked
 from mmpt.data.source import Skip, Source, row_draw
 from mmpt.errors import ConfigError
 from mmpt.tokens import Batch
-
-TOGETHER = 2  # micro-batches of one hand-over, each of which costs training about a millisecond
 
 
 class Share(NamedTuple):
@@ -92,24 +92,36 @@ def steps_from(
     """From step `start` to the last: the micro-batches of each."""
     accumulation = micro_batches.share.accumulation
     ahead = max(4, -(-2 * accumulation // max(workers, 1)))  # of each worker: the next step is whole while one is taken
-    together = TOGETHER if workers else 1
     loader = DataLoader(
         micro_batches,
         sampler=range(start * accumulation, len(micro_batches)),  # type: ignore[arg-type]
-        batch_size=together,
+        batch_size=None,
         num_workers=workers,
-        prefetch_factor=-(-ahead // together) if workers else None,
+        prefetch_factor=ahead if workers else None,
         worker_init_fn=_start_worker if workers else None,
-        collate_fn=packed if workers else list,  # type: ignore[arg-type]
+        collate_fn=packed if workers else _as_read,  # type: ignore[arg-type]
         pin_memory=pin_memory,
     )
-    step: list[MicroBatch] = []
-    for some in loader:
-        for micro in unpacked(some) if workers else some:
-            step.append(micro)
-            if len(step) == accumulation:
-                yield step
-                step = []
+    steps = _whole_steps(map(unpacked, loader) if workers else iter(loader), accumulation)
+    return _one_ahead(steps) if workers else steps
+
+
+def _whole_steps(micro_batches: Iterator[MicroBatch], accumulation: int) -> Iterator[list[MicroBatch]]:
+    while step := list(islice(micro_batches, accumulation)):
+        yield step
+
+
+def _one_ahead(steps: Iterator[list[MicroBatch]]) -> Iterator[list[MicroBatch]]:
+    """Fetched by a thread while the step before runs: every hand-over waits for an answer of a worker that is busy."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, steps, None)
+        while (step := coming.result()) is not None:
+            coming = thread.submit(next, steps, None)
+            yield step
+
+
+def _as_read(micro: MicroBatch) -> MicroBatch:
+    return micro
 
 
 def _start_worker(number: int) -> None:

@@ -1,4 +1,4 @@
-"""How a worker hands micro-batches over: all their tensors in one piece of shared memory.
+"""How a worker hands a micro-batch over: all its tensors in one piece of shared memory.
 
 PyTorch sends every tensor by itself, with a file handle that the training process has to fetch and map: a micro-batch
 of a dozen small tensors costs it several milliseconds. One piece costs one, and is pinned at once.
