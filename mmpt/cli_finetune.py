@@ -186,8 +186,8 @@ def run_embed(arguments: argparse.Namespace) -> int:
     if pool == "task":
         from mmpt.finetune.saved import load, pooling_of
 
-        pool = pooling_of(task := load(arguments.run_folder))
-        streams = streams or list(task.inputs)
+        task = load(arguments.run_folder)
+        pool, streams = pooling_of(task), streams or list(task.inputs)
     console = console_for_tables()
     out = Path(arguments.out)
     count = embed(arguments.run_folder, arguments.data, out, streams=streams, pool=pool, console=console)

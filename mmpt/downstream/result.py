@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+TASK, RESULT = "task.json", "result.json"  # of a fitted task's folder: what it is, and what its fit came to
 KINDS = {"linear": "linear", "knn": "kNN", "attentive": "attentive"}
 ENDINGS = {"accuracy": "", "balanced": "_balanced", "macro_f1": "_f1"}  # of a score's name in a row
 SCORE_NAMES = {"accuracy": "accuracy", "balanced": "balanced", "macro_f1": "macro-F1"}

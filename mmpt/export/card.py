@@ -8,11 +8,10 @@ from typing import Any
 from mmpt.build import count_parameters
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder
-from mmpt.downstream.result import ENDINGS, SCORE_NAMES
+from mmpt.downstream.result import ENDINGS, RESULT, SCORE_NAMES, TASK
 from mmpt.training.ledger import read_lines
 
 LIBRARY = {"safetensors": "mmpt"}
-TASK, RESULT = "task.json", "result.json"  # as mmpt.finetune.saved writes them
 LIMITS = """\
 - Features of a self-supervised encoder; it has no output that means anything by itself.
 - It knows what its training data showed. Check it on your own data, with groups (patients, speakers) kept apart.

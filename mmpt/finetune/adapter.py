@@ -10,11 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmpt.build import load_weights
-from mmpt.config import component
 from mmpt.downstream.encoder import Encoder, weights_sha256
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.finetune.model import plain_model
-from mmpt.finetune.saved import settings_of
+from mmpt.finetune.saved import plain_of, task_of
 from mmpt.finetune.tasks import Task
 
 KEPT, BACKBONE = "kept.", "backbone."
@@ -35,9 +34,8 @@ def save_adapter(task: Task, file: str | Path) -> Path:
             tensors[name] = value.cpu().contiguous()
         elif not torch.equal(value, before[own]):
             tensors[KEPT + own] = _packed(own, value.cpu(), before[own].cpu())
-    plain = {"type": f"{type(task).__module__}.{type(task).__name__}", "settings": settings_of(task)}
     source = weights_sha256(task.encoder, task.encoder.run or Path())
-    facts = {"task": json.dumps({**plain, "facts": task.facts}), "source_sha256": source}
+    facts = {"task": json.dumps(plain_of(task)), "source_sha256": source}
     staged = file.with_name(f".{file.name}.staged")
     save_file(tensors, staged, facts)
     return staged.replace(file)
@@ -61,8 +59,7 @@ def load_adapter(file: str | Path, encoder: Encoder) -> Task:
         raise ConfigError(
             f"{file}: is of an encoder with other weights than {encoder.run}; load the one it was fitted on"
         )
-    task = component(Task, plain["type"], **plain["settings"]).build(encoder)
-    task.facts = plain["facts"]
+    task = task_of(plain["type"], plain["settings"], plain["facts"], encoder)
     model = plain_model(task)
     weights = {BACKBONE + name: value.clone() for name, value in encoder.backbone.state_dict().items()}
     for name, value in tensors.items():

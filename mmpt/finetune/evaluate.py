@@ -61,8 +61,6 @@ def evaluated(task: Task, model: MaskedModel, examples: Examples, *, batch_size:
         raise DataError(f"{examples.where}: no sample has {task.wanted}")
     found = judged(task, model, examples, known, batch_size=batch_size)
     groups = np.array(examples.groups)[usable(known)]
-    own, trivial = (
-        intervals(task.metrics, task.evidence(found.true, found.scores), groups, seed),
-        task.trivial(found.true),
-    )
+    own = intervals(task.metrics, task.evidence(found.true, found.scores), groups, seed)
+    trivial = task.trivial(found.true)
     return {name: Score(value.value, value.low, value.high, trivial[name]) for name, value in own.items()}

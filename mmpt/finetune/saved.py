@@ -3,13 +3,15 @@
 import inspect
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from mmpt.build import load_weights, save_facts
 from mmpt.config import component, dump_yaml, to_plain
-from mmpt.downstream.encoder import Pooling, find_checkpoint
+from mmpt.downstream.encoder import Encoder, Pooling, find_checkpoint
 from mmpt.downstream.encoder import load as load_encoder
+from mmpt.downstream.result import RESULT, TASK
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.finetune.model import plain_model
 from mmpt.finetune.objective import Supervised
@@ -17,14 +19,25 @@ from mmpt.finetune.result import FitResult
 from mmpt.finetune.tasks import Task
 from mmpt.training import checkpoint
 
-TASK, RESULT = "task.json", "result.json"
-
 
 def settings_of(part: Any) -> dict[str, Any]:
     """A part's own settings, as YAML and JSON hold them: it keeps each under the parameter's name."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = inspect.signature(type(part)).parameters.values()
     return {own.name: to_plain(getattr(part, own.name)) for own in parameters if own.kind is keyword}
+
+
+def plain_of(task: Task) -> dict[str, Any]:
+    """All but the weights, as JSON holds it."""
+    kind = type(task)
+    return {"type": f"{kind.__module__}.{kind.__name__}", "settings": settings_of(task), "facts": task.facts}
+
+
+def task_of(kind: str, settings: Mapping[str, Any], facts: dict[str, Any], encoder: Encoder) -> Task:
+    """The same back, on an encoder; it has no weights yet."""
+    task = component(Task, kind, **settings).build(encoder)
+    task.facts = facts
+    return task
 
 
 def save(task: Task, folder: Path, *, result: FitResult | None = None) -> Path:
@@ -44,8 +57,7 @@ def save(task: Task, folder: Path, *, result: FitResult | None = None) -> Path:
 
         (folder / RESULT).write_text(result.to_json(), encoding="utf-8")
         write_fit_report(result, folder)
-    kind = type(task)
-    plain = {"type": f"{kind.__module__}.{kind.__name__}", "settings": settings_of(task), "facts": task.facts}
+    plain = plain_of(task)
     staged = folder / f".{TASK}.staged"
     staged.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     staged.replace(folder / TASK)  # last: a folder with a task has everything else
@@ -65,8 +77,7 @@ def load(folder: str | Path, *, device: str | None = None) -> Task:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / TASK}: damaged ({error!r}); fine-tune again, into another folder") from error
     encoder = load_encoder(folder, device=device)
-    task = component(Task, kind, **settings).build(encoder)
-    task.facts = facts
+    task = task_of(kind, settings, facts, encoder)
     model = plain_model(task)
     load_weights(model, checkpoint.load(find_checkpoint(folder), moments=False).weights)
     task.model = model.to(encoder.device).eval()

@@ -28,7 +28,7 @@ from mmpt.training.schedules import learning_rate
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
 
-FRESH = {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}, "collapse": {}, "experts": {}}
+FRESH = {"step": 0, "updates": 0, "bad_samples": {}, "nonfinite": {}, "watches": {"collapse": {}, "experts": {}}}
 
 
 def train(
@@ -85,7 +85,7 @@ class Loop:
         self.display = Display(console, recipe.training.steps)
         newest = self._newest()
         saved = checkpoint.load(newest) if newest else None
-        state = saved.state if saved else FRESH
+        state = {**FRESH, **(saved.state if saved else {})}  # what an older checkpoint lacks begins anew
         if saved:
             load_weights(model, saved.weights)
         else:
@@ -103,8 +103,8 @@ class Loop:
         self.step, self.updates = int(state["step"]), int(state["updates"])
         self.bad = BadSamples(recipe.data, **state["bad_samples"])
         self.nonfinite = NonFinite(self.settings.max_nonfinite, **state["nonfinite"])
-        self.collapse = CollapseWatch(self.settings.collapse, **state["collapse"])
-        self.loads = LoadWatch(**state["experts"])
+        self.collapse = CollapseWatch(self.settings.collapse, **state["watches"]["collapse"])
+        self.loads = LoadWatch(**state["watches"]["experts"])
         self.last_skip = ""
         self.ledger = Lines(run / _ledger_name(world.rank), self.step)
         if world.rank == 0:
@@ -248,8 +248,7 @@ class Loop:
             "updates": self.updates,
             "bad_samples": {"seen": self.bad.seen, "bad": self.bad.bad, "in_a_row": self.bad.in_a_row},
             "nonfinite": {"in_a_row": self.nonfinite.in_a_row, "total": self.nonfinite.total},
-            "collapse": self.collapse.state(),
-            "experts": self.loads.state(),
+            "watches": {"collapse": self.collapse.state(), "experts": self.loads.state()},
         }
         folder = self.run / "checkpoints"
 

@@ -19,9 +19,7 @@ from mmpt.downstream.units.ranks import join
 from mmpt.errors import DataError
 
 AT_ONCE = 16  # samples at most
-LONG = (
-    2**24
-)  # of a field's own units, samples of sound among them: more are not at once in memory, but of one recording
+LONG = 2**24  # of a field's own units, such as samples of sound: more are in memory only where one recording has them
 
 Chunk = list[tuple[int, Float[np.ndarray, "_ P"]]]
 
