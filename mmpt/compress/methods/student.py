@@ -20,7 +20,7 @@ from mmpt.finetune.objective import Supervised
 from mmpt.finetune.parts import Part
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.rows import known_labels
-from mmpt.finetune.saved import TASK, clear, save, settings_of
+from mmpt.finetune.saved import TASK, clear, plain_of, save, task_of
 from mmpt.finetune.saved import load as load_task
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
@@ -91,11 +91,11 @@ class StudentMethod(Method):
         """The student of the best epoch."""
         teacher = load_task(work.run)
         encoder = self._encoder(teacher)
-        kind = type(teacher)
-        inner = component(Task, f"{kind.__module__}.{kind.__name__}", **settings_of(teacher)).build(encoder)
+        plain = plain_of(teacher)
+        inner = task_of(plain["type"], plain["settings"], plain["facts"], encoder)
         if not isinstance(inner, RowTask):
-            raise ConfigError(f"run: {kind.__name__} says something of every token, and students learn of samples")
-        inner.facts = teacher.facts
+            kind = type(teacher).__name__
+            raise ConfigError(f"run: {kind} says something of every token, and students learn of samples")
         taught, parts = self._parts(work, teacher, inner)
         result = self._fit(work, taught, parts)
         inner.model = _with_head_of(cast("MaskedModel", taught.model), inner)
