@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +17,6 @@ from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
 from mmpt.tokens import Content
-from mmpt.trunk.transformer import Transformer
 
 
 class Peer(ABC):
@@ -50,13 +49,9 @@ class TextPeer(Peer):
     def save(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        from mmpt.export.esm import to_esm
-        from mmpt.export.post_norm import to_bert
-        from mmpt.export.roberta import to_roberta
+        from mmpt.export.text import to_transformers
 
-        pre_norm = to_roberta if _has(self.backbone, "norm_entry") else to_esm
-        make: Any = to_bert if _has(self.backbone, "post_norm") else pre_norm
-        make(self.backbone, self.modality).save_pretrained(folder)
+        to_transformers(self.backbone, self.modality).save_pretrained(folder)
         facts = self.modality.facts
         tokenizer = AutoTokenizer.from_pretrained(facts.folder / facts.values["tokenizer"])
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # there is one type of token
@@ -139,10 +134,8 @@ class HubertPeer(Peer):
         from transformers import Wav2Vec2FeatureExtractor
 
         from mmpt.export.hubert import to_hubert
-        from mmpt.export.post_norm import to_hubert_base
 
-        make = to_hubert_base if _has(self.backbone, "post_norm") else to_hubert
-        make(self.backbone, self.modality).save_pretrained(folder)
+        to_hubert(self.backbone, self.modality).save_pretrained(folder)
         Wav2Vec2FeatureExtractor(
             feature_size=1,
             sampling_rate=int(self.modality.rate),
@@ -185,13 +178,6 @@ def peer_of(to: str, backbone: Backbone, modality: Modality) -> Peer:
     raise ConfigError(
         f"--to {to}: it has no model for {type(modality).__name__.lower()}; use transformers, onnx or safetensors"
     )
-
-
-def _has(backbone: Backbone, what: Literal["norm_entry", "post_norm"]) -> bool:
-    trunk = backbone.trunk
-    if not isinstance(trunk, Transformer):
-        return False
-    return isinstance(trunk.entry if what == "norm_entry" else trunk.norm, torch.nn.LayerNorm) == (what == "norm_entry")
 
 
 def _pixels(backbone: Backbone, content: Content) -> Tensor:

@@ -1,9 +1,8 @@
-"""What every export asks of a backbone: one stream, the shape of its trunk, and weights under other names."""
+"""What every export asks of a backbone: one stream, the shape of its trunk, weights as `mmpt.foreign` names them."""
 
-from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from jaxtyping import Float
+import torch
 from torch import Tensor, nn
 
 from mmpt.encoders import Encoder
@@ -12,6 +11,8 @@ from mmpt.model import Backbone
 from mmpt.trunk import Trunk
 from mmpt.trunk.feedforward.dense import DenseFeedForward
 from mmpt.trunk.transformer import Block, Norm, Transformer
+
+STREAM = "backbone.trunk.stream_embedding.weight"  # which many libraries have no place for
 
 
 class TrunkShape(NamedTuple):
@@ -49,32 +50,32 @@ def trunk_shape(trunk: Trunk, *, norm: Norm = "pre") -> TrunkShape:
         found = ", ".join(map(str, widths))
         raise ConfigError(f"only feed-forwards of one width can be exported, those of this trunk are {found} wide")
     inner, heads = widths[0], blocks[0].attention.heads
-    eps, norm_entry = blocks[0].norm1.eps, isinstance(trunk.entry, nn.LayerNorm)
+    eps, norm_entry = blocks[0].norm1.eps, has_norm_entry(trunk)
     return TrunkShape(trunk.width, len(blocks), heads, cast("int", inner), eps, norm_entry)
 
 
-def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The weights that `names` lists, under their new names; raises ConfigError for one that is missing."""
-    missing = [name for name in names if name not in weights]
-    if missing:
-        raise ConfigError(f"the model has no weights '{missing[0]}'; it is of another shape or kind")
-    return {new: weights[old] for old, new in names.items()}
+def is_post_norm(trunk: Trunk) -> bool:
+    """Whether blocks normalise what they give and not what they take, so that no norm stands behind the last."""
+    return isinstance(trunk, Transformer) and not isinstance(trunk.norm, nn.LayerNorm)
 
 
-def split_attention(weights: Mapping[str, Tensor], theirs: str, parts: tuple[str, str, str]) -> dict[str, Tensor]:
-    """Queries, keys and values of every block apart, under names like `theirs` with number, part and kind."""
-    split = {}
-    for name in weights:
-        if ".attention.qkv." in name:
-            number, kind = name.split(".")[2], name.rpartition(".")[2]
-            thirds = zip(parts, weights[name].chunk(3), strict=True)
-            split |= {theirs.format(number=number, part=part, kind=kind): value for part, value in thirds}
-    return split
+def has_norm_entry(trunk: Trunk) -> bool:
+    """Whether what enters the first block is normalised."""
+    return isinstance(trunk, Transformer) and isinstance(trunk.entry, nn.LayerNorm)
 
 
-def constant_row(difference: Float[Tensor, "N D"], peer: str) -> Float[Tensor, " D"]:
-    """The one row that learned positions differ by from a fixed table; raises ConfigError where there are several."""
-    row = difference.mean(0)
-    if (difference - row).abs().max() > 1e-5:
-        raise ConfigError(f"{peer} has positions of its own, this stream a fixed table; set positions=learned")
-    return row
+def sizes(shape: TrunkShape) -> dict[str, int]:
+    """As the encoders of transformers name them."""
+    return {
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.feedforward,
+    }
+
+
+def foreign_weights(backbone: Backbone, stream: str, modality: str) -> dict[str, Tensor]:
+    """Weights of a backbone of this stream alone, under the names that `mmpt.foreign` has for the modality's models."""
+    own = f"encoders.{stream}."
+    weights = {name.replace(own, f"encoders.{modality}.", 1): value for name, value in backbone.state_dict().items()}
+    return {f"backbone.{name}": value.detach().to(torch.float32) for name, value in weights.items()}

@@ -1,16 +1,12 @@
-"""An image-only backbone as transformers' ViTModel, by way of timm's, and back."""
+"""An image-only backbone as transformers' ViTModel, by way of timm's."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from mmpt.errors import ConfigError
-from mmpt.export.timm import fill, to_timm
-from mmpt.export.trunk import renamed
+from mmpt.export.timm import to_timm
 from mmpt.model import Backbone
 
 BLOCK = {
@@ -57,16 +53,6 @@ def to_vit(backbone: Backbone) -> tuple[ViTModel, ViTImageProcessor]:
     return model.eval(), ViTImageProcessor(size=edges, resample=3, image_mean=mean, image_std=std)
 
 
-def from_vit(backbone: Backbone, peer: ViTModel) -> None:
-    """Load transformers' weights; raises what `fill` does, and ConfigError for what no trunk has."""
-    config = peer.config
-    for name, wanted in (("hidden_act", "gelu"), ("qkv_bias", True)):
-        if getattr(config, name) != wanted:
-            raise ConfigError(f"the transformers model has {name} {getattr(config, name)}, a trunk has only {wanted}")
-    weights = timm_names(peer.state_dict())
-    fill(backbone, weights, config.num_attention_heads, config.layer_norm_eps, "transformers")
-
-
 def vit_weights(peer: VisionTransformer) -> dict[str, Tensor]:
     """From timm's names to transformers'; queries, keys and values apart."""
     weights: dict[str, Tensor] = {}
@@ -82,22 +68,3 @@ def vit_weights(peer: VisionTransformer) -> dict[str, Tensor]:
         else:
             weights[f"layers.{number}.{BLOCK[part]}.{kind}"] = value
     return weights
-
-
-def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From transformers' names to timm's, the inverse of `vit_weights`; pooler and mask token are left out."""
-    found = renamed(weights, {theirs: ours for ours, theirs in WHOLE.items()})
-    back = {theirs: ours for ours, theirs in BLOCK.items()}
-    for name, value in weights.items():
-        if name in WHOLE.values() or name.startswith(("pooler.", "embeddings.mask_token")):
-            continue
-        number, _, rest = name.removeprefix("layers.").partition(".")
-        part, _, kind = rest.rpartition(".")
-        if part in back:
-            found[f"blocks.{number}.{back[part]}.{kind}"] = value
-        elif part == "attention.q_proj":
-            thirds = renamed(weights, {f"layers.{number}.attention.{own}_proj.{kind}": own for own in "qkv"})
-            found[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(list(thirds.values()))
-        elif part not in ("attention.k_proj", "attention.v_proj"):
-            raise ConfigError(f"the transformers model has weights '{name}', which a backbone has no place for")
-    return found

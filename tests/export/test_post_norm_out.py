@@ -9,8 +9,7 @@ from torch.testing import assert_close
 from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError
 from mmpt.export import command
-from mmpt.export.post_norm import to_bert
-from mmpt.export.roberta import to_roberta
+from mmpt.export.text import to_bert, to_roberta
 from mmpt.tokens import Batch
 from tests.foreign.conftest import tokenizers as tokenizers
 from tests.foreign.models import loaded, made

@@ -7,7 +7,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mmpt.config import component
 from mmpt.encoders.image import Image
-from mmpt.export.timm import timm_pixels, timm_weights
+from mmpt.export.timm import timm_pixels, to_timm
 from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 
@@ -51,7 +51,7 @@ def peer_of(model, normalize):
         mask_ratio=RATIO,
         norm_pix_loss=normalize,
     )
-    encoder = timm_weights(backbone.state_dict(), "image", backbone.encoders["image"].position)
+    encoder = to_timm(backbone).state_dict()
     weights = {
         "vit.embeddings.cls_token": encoder["cls_token"],
         "vit.embeddings.position_embeddings": encoder["pos_embed"],
