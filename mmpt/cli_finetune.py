@@ -135,7 +135,7 @@ def run_finetune(arguments: argparse.Namespace) -> int:
 
     sys.path.insert(0, "")  # parts of the user's own, named as my_package.my_part
     from mmpt.finetune.recipe import finetune
-    from mmpt.training.engine import place
+    from mmpt.training.world import place
 
     console = console_for_tables()
     result = finetune(arguments.recipe, *arguments.settings, out=arguments.out, console=console)

@@ -20,7 +20,7 @@ from mmpt.recipes import POSTTRAIN, recipes
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
 from mmpt.training.command import build
-from mmpt.training.engine import optimizer_for
+from mmpt.training.optimizer import optimizer_for
 from mmpt.training.run import prepare
 
 

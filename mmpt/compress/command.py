@@ -19,7 +19,8 @@ from mmpt.downstream.fields import check_fields
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.saved import TASK
 from mmpt.recipes import find_recipe
-from mmpt.training import checkpoint, engine
+from mmpt.training import checkpoint
+from mmpt.training.world import place
 
 RESULT = "compression.json"
 TIMED = 32  # samples of a batch
@@ -79,8 +80,8 @@ def compress(recipe: str | Path, *overrides: str, out: str | Path, console: Cons
     """
     settings = load_settings(find_recipe(recipe, "compress"), list(overrides), CompressRecipe)
     out = Path(out)
-    if engine.place()[1] > 1:
-        raise ConfigError(f"mmpt compress works on one rank, and there are {engine.place()[1]}; start it by itself")
+    if place()[1] > 1:
+        raise ConfigError(f"mmpt compress works on one rank, and there are {place()[1]}; start it by itself")
     _same(out, settings)
     method = settings.method.build()
     if method.of_task and not (settings.run / TASK).exists():

@@ -23,8 +23,9 @@ from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
 from mmpt.training import engine
-from mmpt.training.engine import World
 from mmpt.training.progress import quiet
+from mmpt.training.section import check_settings
+from mmpt.training.world import World, place
 
 MARK = "fit.json"  # of a folder: which fit it holds
 
@@ -63,7 +64,7 @@ def fit(
             return load_result(out)
     with tempfile.TemporaryDirectory() as scratch:
         log = (out or Path(scratch)) / "log.txt"
-        with quiet(log, speaks=console is not None and engine.place()[0] == 0) as terminal:
+        with quiet(log, speaks=console is not None and place()[0] == 0) as terminal:
             world = engine.start(0)
             with _unmade_if_refused(out if made and world.rank == 0 else None):
                 loop = Loop(
@@ -106,11 +107,11 @@ def _on_stdout(console: Console | None) -> bool:
 
 
 def _check(settings: FitSettings, strategy: Strategy, name: str) -> None:
-    engine.check_settings(settings.deepspeed)
+    check_settings(settings.deepspeed)
     stage = settings.deepspeed.get("zero_optimization", {}).get("stage", 0)
     if stage == 3:
         raise ConfigError("deepspeed.zero_optimization.stage: fine-tuning works with 0, 1 and 2; use one of them")
-    _, ranks = engine.place()
+    _, ranks = place()
     if ranks > 1 and not strategy.ranks:
         raise ConfigError(f"strategy '{name}' works on one rank, and there are {ranks}; use another, or one rank")
 
@@ -135,6 +136,6 @@ def _same_fit(
         return
     if out.exists() and any(path.name != "log.txt" for path in out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no fit; use another folder")
-    if engine.place()[0] == 0:
+    if place()[0] == 0:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n", encoding="utf-8")

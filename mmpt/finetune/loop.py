@@ -29,10 +29,11 @@ from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
 from mmpt.settings import OptimizerSettings, TrainingSettings
 from mmpt.training import checkpoint
-from mmpt.training.engine import Engine, World
+from mmpt.training.engine import Engine
 from mmpt.training.guards import Interruption, NonFinite
 from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate
+from mmpt.training.world import World
 
 MAX_NONFINITE = 10
 SHOWN = 4  # metrics a line, beside the one that epochs are compared by

@@ -22,6 +22,8 @@ from mmpt.training.frozen_runs import fingerprints, load_frozen
 from mmpt.training.optimizer import check_rule, optimizer_for
 from mmpt.training.progress import quiet
 from mmpt.training.run import is_complete, prepare
+from mmpt.training.section import check_model, check_settings
+from mmpt.training.world import place
 
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
@@ -44,7 +46,7 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
 
     Where a run is `going_on`, what it once began with is not read again.
     """
-    engine.check_settings(recipe.deepspeed)
+    check_settings(recipe.deepspeed)
     check_rule(recipe.training.optimizer.rule, recipe.deepspeed)
     facts = facts_of(recipe)
     modalities = build_modalities(recipe.streams, facts)
@@ -56,7 +58,7 @@ def build(recipe: Recipe, rank: int, ranks: int, *, going_on: bool = False) -> B
     load_frozen(model)
     check_rows(model, sources)
     origin = beginning and beginning.finish(model)
-    engine.check_model(recipe.deepspeed, model)
+    check_model(recipe.deepspeed, model)
     check_experts(recipe.training.ep_size, recipe.deepspeed, model, ranks)
     optimizer_for(model, recipe.training.optimizer)  # for what it refuses
     return Built(recipe, facts, sources, model, batches, _probes(recipe, modalities), origin)
@@ -88,7 +90,7 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
     file = find_recipe(recipe)
     settings = load_settings(file, list(overrides), Recipe)
     run = Path(out) if out else Path("runs") / file.stem
-    rank, ranks = engine.place()
+    rank, ranks = place()
     built = build(settings, rank, ranks, going_on=bool(checkpoint.steps_in(run / "checkpoints")))
     if rank == 0:
         prepare(run, settings, built.facts, built.sources, fingerprints(built.model), built.origin)

@@ -5,7 +5,7 @@ import math
 import os
 import traceback
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,40 +15,15 @@ from torch.distributed import ProcessGroup
 from mmpt.errors import CheckpointError, ConfigError
 from mmpt.model import MaskedModel
 from mmpt.objectives import Step
-from mmpt.objectives.teacher import Teacher
 from mmpt.settings import TrainingSettings
 from mmpt.tokens import Batch
 from mmpt.training.divided_experts import divide, gathered, named
 from mmpt.training.held import Groups
 from mmpt.training.optimizer import optimizer_for
 from mmpt.training.outcome import Outcome, summed
+from mmpt.training.world import World, share_cores
 
 REFUSALS = (ValueError, AssertionError, TypeError, KeyError)  # of DeepSpeed's checks, pydantic's among them
-FILLED_IN = {
-    "train_batch_size": "data.batch_size",
-    "train_micro_batch_size_per_gpu": "data.micro_batch_size",
-    "gradient_accumulation_steps": "data.micro_batch_size",
-    "optimizer": "training.optimizer",
-    "scheduler": "training.optimizer.schedule",
-    "gradient_clipping": "training.optimizer.clip_norm",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "torch_autocast": "training.precision",
-    "zero_allow_untested_optimizer": None,
-}
-
-
-class World(NamedTuple):
-    """This process among the others."""
-
-    rank: int
-    ranks: int
-    device: torch.device
-
-
-def place() -> tuple[int, int]:
-    """This process's rank and how many there are, as the launcher says; known before they have met."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start(workers: int) -> World:
@@ -69,7 +44,7 @@ def start(workers: int) -> World:
         accelerator.set_device(local)
     if not torch.distributed.is_initialized():
         if on_cpu:
-            _share_cores(workers)
+            share_cores(workers)
         _join("gloo" if on_cpu else accelerator.communication_backend_name())
     deepspeed.init_distributed(verbose=False)
     device = torch.device("cpu" if on_cpu else accelerator.device_name(local))
@@ -86,39 +61,6 @@ def _join(backend: str) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.distributed.init_process_group(backend, **store)
     atexit.register(torch.distributed.destroy_process_group)
-
-
-def _share_cores(workers: int) -> None:
-    """Threads that outnumber cores wait for each other: many times slower than fewer threads."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        mine = torch.get_num_threads() // int(os.environ.get("LOCAL_SIZE", "1"))
-        torch.set_num_threads(max(1, mine - min(workers, 1)))
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse, in the `deepspeed:` section, what the rest of the recipe says."""
-    wrong = []
-    for name in settings:
-        if name in FILLED_IN:
-            instead = f"set {FILLED_IN[name]} instead" if FILLED_IN[name] else "leave it out"
-            wrong.append(f"deepspeed.{name}: mmpt fills this in; {instead}")
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
-def check_model(settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse under ZeRO-3 what can't do with parts of weights: averaged teachers, and objectives that read them."""
-    stage = settings.get("zero_optimization", {}).get("stage", 0)
-    if stage == 3 and any(isinstance(part, Teacher) for part in model.modules()):
-        raise ConfigError(
-            "deepspeed.zero_optimization.stage: 3 divides the weights, and the averaged teacher of this objective "
-            "can't follow parts of them; use stage 0, 1 or 2"
-        )
-    if stage == 3 and isinstance(model, MaskedModel) and model.objective.reads_weights:
-        raise ConfigError(
-            "deepspeed.zero_optimization.stage: 3 divides the weights, and this objective computes with whole ones; "
-            "use stage 0, 1 or 2"
-        )
 
 
 def wants_bf16(precision: str, device: torch.device) -> bool:
@@ -362,10 +304,3 @@ def _apart(groups: Groups) -> Groups:
 def _moments(groups: Groups) -> dict[Any, tuple[str, ...]]:
     """Names of what the optimiser remembers of each parameter, as they were before DeepSpeed took the groups over."""
     return {parameter: group["update"].moments for group in groups for parameter in group["params"]}
-
-
-def agree(world: World, problem: str) -> str:
-    """Rank 0's problem (or none), known to all ranks, so that they stop together."""
-    message = [problem]
-    torch.distributed.broadcast_object_list(message, src=0, device=world.device)
-    return message[0]

@@ -13,9 +13,9 @@ from mmpt.data.source import UID_SHIFT, Source
 from mmpt.errors import CheckpointError, Interrupted
 from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
-from mmpt.training import checkpoint, engine
+from mmpt.training import checkpoint
 from mmpt.training.collapse import CollapseWatch
-from mmpt.training.engine import Engine, World
+from mmpt.training.engine import Engine
 from mmpt.training.expert_loads import LoadWatch, plain
 from mmpt.training.frozen_runs import measure
 from mmpt.training.guards import BadSamples, Interruption, NonFinite
@@ -24,6 +24,7 @@ from mmpt.training.outcome import Outcome
 from mmpt.training.progress import Display, Meter
 from mmpt.training.record import Record
 from mmpt.training.schedules import learning_rate
+from mmpt.training.world import World, agree
 
 if TYPE_CHECKING:
     from mmpt.evaluation.online_probe import OnlineProbes
@@ -58,7 +59,7 @@ def _agreed(world: World, action: Callable[[], object]) -> None:
             action()
         except Exception as error:  # every rank must hear of it before this one raises it
             problem = error
-    message = engine.agree(world, str(problem) if problem else "")
+    message = agree(world, str(problem) if problem else "")
     if problem:
         raise problem
     if message:
@@ -130,7 +131,7 @@ class Loop:
             found.extend([newest] if newest else [])
 
         _agreed(self.world, look)
-        name = engine.agree(self.world, found[0].name if found else "")
+        name = agree(self.world, found[0].name if found else "")
         return folder / name if name else None
 
     def go(self, interruption: Interruption) -> Path:

@@ -10,8 +10,8 @@ from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 from mmpt.objectives.patterns import PATTERNS, SPREAD, grouped, hard, largest, linear_layers, prior, soft
 from mmpt.settings import OptimizerSettings
-from mmpt.training.engine import check_model
 from mmpt.training.optimizer import optimizer_for
+from mmpt.training.section import check_model
 
 OF = {
     "type": "masked_prediction",

@@ -15,7 +15,8 @@ from mmpt.objectives.loss_prediction import spearman
 from mmpt.objectives.teacher import NATIVE_BFLOAT16, Teacher, TeacherSettings, _all_but, precision_of
 from mmpt.settings import OptimizerSettings
 from mmpt.tokens import Batch, Content
-from mmpt.training.engine import check_model, optimizer_for
+from mmpt.training.optimizer import optimizer_for
+from mmpt.training.section import check_model
 
 DECODER = {"type": "decoder", "width": 16, "depth": 1, "heads": 2}
 CROSS = {**DECODER, "type": "cross_decoder"}

@@ -17,7 +17,7 @@ from mmpt.objectives.several_masks import repeated
 from mmpt.objectives.spread import spread
 from mmpt.objectives.targets import Target, build_target
 from mmpt.tokens import Batch, Content, StreamContext
-from mmpt.training.engine import check_model
+from mmpt.training.section import check_model
 
 DECODER = {"type": "decoder", "width": 16, "depth": 1, "heads": 2}
 WAYS = {"drop": DECODER, "replace": {"type": "mlp", "layers": 1}}

@@ -29,6 +29,7 @@ from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.model import MaskedModel
 from mmpt.training import engine
 from mmpt.training.progress import quiet
+from mmpt.training.section import check_settings
 from mmpt.trunk.attention import check_heads
 
 
@@ -171,7 +172,7 @@ class StudentMethod(Method):
             raise ConfigError(f"fit.metric: expected one of {', '.join(taught.metrics)}, got '{metric}'")
         decay = 1.0 if self.start == "fresh" else 0.75
         how = component(Strategy, "full", layer_decay=decay).build()
-        engine.check_settings(self.fit.deepspeed)
+        check_settings(self.fit.deepspeed)
         work.begin()
         with quiet(work.out / "log.txt", speaks=work.console is not None) as console:
             loop = Loop(taught, how, parts, self.fit, metric, engine.start(0), work.out, console)
