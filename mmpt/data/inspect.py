@@ -122,17 +122,23 @@ def verify_shard(task: ShardTask) -> ShardResult:
         problems.append((shard.name, f"{size} bytes, the manifest says {shard.size}"))
     elif sha256_of(path) != shard.sha256:
         problems.append((shard.name, "its sha256 is not the manifest's: the tar was changed"))
+    found = ShardResult(problems, labels)
     with path.open("rb") as file:
         for row in task.rows:
-            for name, own in _present(task.fields, row):
-                try:
-                    value = _member(file, row, own)
-                except DataError as error:
-                    problems.append((f"{shard.name}: {row['key']}: {name}", str(error)))
-                    continue
-                if own.kind == "json" and value.get("label") is not None:
-                    labels[str(value["label"])] += 1
-    return ShardResult(problems, labels)
+            _verify_sample(file, task, row, found)
+    return found
+
+
+def _verify_sample(file: Any, task: ShardTask, row: Mapping[str, Any], found: ShardResult) -> None:
+    """Add what is wrong with its members, and its label."""
+    for name, own in _present(task.fields, row):
+        try:
+            value = _member(file, row, own)
+        except DataError as error:
+            found.problems.append((f"{task.shard.name}: {row['key']}: {name}", str(error)))
+            continue
+        if own.kind == "json" and value.get("label") is not None:
+            found.labels[str(value["label"])] += 1
 
 
 def draw_sheet(manifest: Manifest, path: Path) -> Path | None:

@@ -10,9 +10,10 @@ import torch
 
 from mmpt import randomness
 from mmpt.config import Component, component
+from mmpt.data.cut import cut
 from mmpt.data.far_negatives import FarNegatives, NegativesSettings
 from mmpt.data.hard_negatives import HardNegatives, HardSettings
-from mmpt.data.layouts import Layout, Pieces
+from mmpt.data.layouts import Layout
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
 from mmpt.data.token_scores import StoredScores
@@ -121,7 +122,7 @@ class Source:
         if settings.negatives is not None:
             where = f"data.sources.{name}.negatives"
             self.negatives = FarNegatives(settings.negatives, manifest, self.samples, seed, where)
-        self.pieces = self._cut(manifest)
+        self.pieces = cut(manifest, self.samples, self.modalities)
         self.plan = settings.layout.build().plan(self.pieces, seed)
         if self.plan.row_size is not None and len(self.modalities) > 1:
             raise ConfigError(f"data.sources.{name}.layout: documents of one stream can be packed, joint samples can't")
@@ -153,30 +154,6 @@ class Source:
             modality = self.modalities[stream]
             beside["scores", stream] = StoredScores(place, stream, manifest, modality, f"{where}.scores.{stream}")
         return beside
-
-    def _cut(self, manifest: Manifest) -> Pieces:
-        """Pieces of every sample; a joint sample is one piece, cut where its streams end."""
-        if len(self.modalities) == 1:
-            ((stream, modality),) = self.modalities.items()
-            lengths = manifest.lengths(stream)[self.samples].tolist()
-            cut = [
-                (s, *piece) for s, n in zip(self.samples.tolist(), lengths, strict=True) for piece in modality.pieces(n)
-            ]
-            tokens = [modality.num_tokens(start, stop) for _, start, stop in cut]
-        else:
-            cut = [(sample, 0, 0) for sample in self.samples.tolist()]
-            tokens = self._joint_tokens(manifest)
-        if not cut:
-            raise DataError(f"{manifest.folder}: no sample of the split has a field {' or '.join(self.modalities)}")
-        sample, start, stop = np.asarray(cut, dtype=np.int64).T
-        return Pieces(sample, start, stop, np.asarray(tokens, dtype=np.int64))
-
-    def _joint_tokens(self, manifest: Manifest) -> list[int]:
-        totals = np.zeros(len(self.samples), dtype=np.int64)
-        for stream, modality in self.modalities.items():
-            for row, length in enumerate(manifest.lengths(stream)[self.samples].tolist()):
-                totals[row] += modality.num_tokens(0, min(length, modality.limit)) if length else 0
-        return totals.tolist()
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -271,12 +248,11 @@ class Source:
             fields[self.negatives.stream] = self.negatives.text(other)
         for stream, value in fields.items():
             modality = self.modalities[stream]
-            first, last = (0, modality.limit) if whole else (start, stop)
+            piece = (0, modality.limit) if whole else (start, stop)
+            own = {which: labels for which, labels in self.beside.items() if which[1] == stream}
             try:
-                values[stream] = modality.read(value, first, last, draw)
-                for which, labels in self.beside.items():
-                    if which[1] == stream:
-                        beside[which] = labels.tokens(sample, value, (first, last), values[stream])
+                read = values[stream] = modality.read(value, *piece, draw)
+                beside |= {which: labels.tokens(sample, value, piece, read) for which, labels in own.items()}
             except DataError as error:
                 raise DataError(f"{self.reader.place(sample)}: member '{stream}': {error}") from error
         return values, beside

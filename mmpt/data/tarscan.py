@@ -38,28 +38,32 @@ class Scan(NamedTuple):
 
 def scan_tar(path: Path) -> Scan:
     """Read all headers of an uncompressed tar; never raises for a damaged one."""
-    members: list[TarMember] = []
-    refused: list[tuple[str, str]] = []
-    size = path.stat().st_size
+    found = Scan([], [], "")
     with path.open("rb") as file:
         if file.read(2) == GZIP:
             return Scan([], [], "a compressed tar, whose members can't be read by offset; unpack it with gunzip")
     try:
         with tarfile.open(path, "r:") as tar:
-            while (entry := tar.next()) is not None:
-                if entry.offset_data + entry.size > size:
-                    damage = f"cut short at byte {size}, inside member '{entry.name}'"
-                    return Scan(members, refused, damage, entry.name)
-                if not _encodable(entry.name):
-                    refused.append((ascii(entry.name), "the name is not UTF-8"))
-                elif entry.isfile() and not entry.issparse():
-                    members.append(TarMember(entry.name, entry.offset_data, entry.size))
-                elif not entry.isdir():
-                    refused.append((entry.name, "not a plain file (a link, device or sparse file)"))
-            return Scan(members, refused, _end_damage(path, tar.offset, size))
+            return _headers(tar, path, found)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        last = members[-1].offset + members[-1].size if members else 0
-        return Scan(members, refused, f"not readable as a tar after byte {last} ({error})")
+        last = found.members[-1].offset + found.members[-1].size if found.members else 0
+        return found._replace(damage=f"not readable as a tar after byte {last} ({error})")
+
+
+def _headers(tar: tarfile.TarFile, path: Path, found: Scan) -> Scan:
+    """Added to what was found, one by one, so that what stands before an unreadable one is kept."""
+    size = path.stat().st_size
+    while (entry := tar.next()) is not None:
+        if entry.offset_data + entry.size > size:
+            damage = f"cut short at byte {size}, inside member '{entry.name}'"
+            return found._replace(damage=damage, cut=entry.name)
+        if not _encodable(entry.name):
+            found.refused.append((ascii(entry.name), "the name is not UTF-8"))
+        elif entry.isfile() and not entry.issparse():
+            found.members.append(TarMember(entry.name, entry.offset_data, entry.size))
+        elif not entry.isdir():
+            found.refused.append((entry.name, "not a plain file (a link, device or sparse file)"))
+    return found._replace(damage=_end_damage(path, tar.offset, size))
 
 
 def _encodable(name: str) -> bool:

@@ -63,12 +63,11 @@ def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dic
 
 def _learned(task: Task, examples: Examples) -> dict[str, Any]:
     """What there is to know of the training labels; raises DataError, which names the sample if it is one label's."""
-    labels = task.given(examples)
+    known = [(number, label) for number, label in enumerate(task.given(examples)) if label is not None]
     try:
-        return task.learn([label for label in labels if label is not None])
+        return task.learn([label for _, label in known])
     except DataError:
-        for number, label in enumerate(labels):
-            if label is not None:
-                with named(task, examples, number):
-                    task.parse(label)
+        for number, label in known:
+            with named(task, examples, number):
+                task.parse(label)
         raise

@@ -39,18 +39,20 @@ class Video(NamedTuple):
 def measured(file: FileRecord, stills: tuple[FileRecord, ...] = ()) -> Video:
     """The video with its frames counted; raises DataError for one that can't be read, or is none."""
     if stills:
-        sizes = []
-        for still in stills:
-            try:
-                with Image.open(io.BytesIO(read_file(still))) as picture:  # its header: the rest is read later
-                    sizes.append(picture.size)
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f"frame '{still.name}': not a PNG, JPEG or WebP picture") from error
-        counts = [1] * len(stills)
+        sizes, counts = [_size(still) for still in stills], [1] * len(stills)
     else:
         sizes, counts = _counted(file)
     check_frames(sizes[:1] * sum(counts) if len(set(sizes)) == 1 else sizes)
     return Video(file, stills, tuple(counts))
+
+
+def _size(still: FileRecord) -> tuple[int, int]:
+    """Of a numbered picture, from its header: the rest is read later."""
+    try:
+        with Image.open(io.BytesIO(read_file(still))) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"frame '{still.name}': not a PNG, JPEG or WebP picture") from error
 
 
 def _counted(file: FileRecord) -> tuple[list[tuple[int, int]], list[int]]:
