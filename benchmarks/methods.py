@@ -71,7 +71,7 @@ def rows_of(recipe: Path, arguments: argparse.Namespace, folder: Path) -> Iterat
             skip_unlabelled=ecg,
             max_samples=arguments.max_samples,
         )
-        scores = (str(result.rows[0].linear_score(result.score)), str(result.gain))
+        scores = (str(result.rows[0].score("linear", result.score)), str(result.gain))
         yield stream, *scores, f"{1 / seconds:.1f}", f"{memory:.0f}"
 
 

@@ -106,10 +106,6 @@ class ProbeRow:
         """Of a kind of probe: `accuracy`, `balanced` or `macro_f1`."""
         return getattr(self, f"{kind}{ENDINGS[name]}")
 
-    def linear_score(self, name: str) -> Interval:
-        """Of the linear probe: `accuracy`, `balanced` or `macro_f1`."""
-        return {"accuracy": self.linear, "balanced": self.linear_balanced, "macro_f1": self.linear_f1}[name]
-
 
 @dataclass(frozen=True)
 class ProbeResult:
