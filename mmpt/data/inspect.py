@@ -44,7 +44,7 @@ class ShardResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The outcome.
+    """What an inspection found.
 
     Args:
         manifest: the data set's.
@@ -92,6 +92,9 @@ def inspect_folder(
         contact_sheet: a PNG to write with up to 48 pictures, evenly spread; nothing is written without pictures.
         processes: how many work.
         progress: say on stderr how far it is.
+
+    Returns:
+        `problems`, empty where all is well, counts of labels, samples as text; `report()` says it to people.
 
     Raises:
         DataError: there is no manifest, or it is damaged.

@@ -60,16 +60,20 @@ class Manifest:
         return self.samples.num_rows
 
     def column(self, name: str) -> np.ndarray:
-        """A column as numbers (or as an object array of strings)."""
+        """A column of `samples` as numbers (or as an object array of strings), one a sample; KeyError without it."""
         return self.samples.column(name).to_numpy(zero_copy_only=False)
 
     def lengths(self, field_name: str) -> np.ndarray:
-        """Length of the field in every sample; 0 where it is absent."""
+        """Length of the field in every sample, int64 (samples); 0 where it is absent.
+
+        In tokens of text (characters without a tokenizer), samples of sound, rows of an array, frames of a video; 1 of
+        anything else.
+        """
         present = self.column(f"{field_name}.offset") >= 0
         return np.where(present, self.column(f"{field_name}.length"), 0)
 
     def split_rows(self, split: str) -> np.ndarray:
-        """Numbers of the samples of one split; raises DataError naming the splits there are."""
+        """Numbers of the samples of one split, int64, rising; raises DataError naming the splits there are."""
         column = np.asarray(self.column("split"), dtype=object)
         rows = np.flatnonzero(column == split)
         if len(rows) == 0:

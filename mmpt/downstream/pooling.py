@@ -30,7 +30,7 @@ class StreamLatents(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Samples, encoded."""
+    """B samples, encoded: one vector of each, `pooled` (B, D), and by stream the latents of its tokens (B, N, D)."""
 
     pooled: Float[Tensor, "B D"]  # mean over the observed tokens of all of a sample's streams
     streams: dict[str, StreamLatents]

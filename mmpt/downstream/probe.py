@@ -68,7 +68,8 @@ def probe(
         console: shows progress; None is quiet.
 
     Raises:
-        DataError: no such label, one missing from some samples, groups in two splits, or too many unreadable samples.
+        DataError: no such label, one missing from some samples, groups in two splits, too many unreadable samples, no
+            stream in common, or a setting that is none of those above.
         CheckpointError: not a run folder, or no checkpoint of that step.
     """
     for name, given, known in (("score", score, SCORES), ("kind", kind, KINDS)):

@@ -141,7 +141,7 @@ class ProbeResult:
     curves: tuple[Curve, ...] = ()
 
     def row(self, name: str) -> ProbeRow:
-        """Of the features of this name."""
+        """Of the features of this name, a baseline's among them; raises StopIteration where there are none."""
         return next(row for row in self.rows if row.name == name)
 
     def __str__(self) -> str:

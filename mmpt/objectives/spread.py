@@ -11,8 +11,7 @@ def spread(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Standard deviation of each of D numbers over the tokens of a micro-batch, their mean, as (sum, count) of tokens.
 
-    Of the `counted` tokens, or of all. data2vec's guard (Baevski et al. 2022, section 4.1) adds the same 1e-6 to the
-    variance.
+    Of the `counted` tokens, or of all. data2vec's guard, as fairseq has it, adds the same 1e-6 to the variance.
     """
     x = x.float().flatten(end_dim=-2)
     own = torch.ones_like(x[:, :1], dtype=torch.bool) if counted is None else counted.flatten().unsqueeze(1)

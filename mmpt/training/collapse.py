@@ -16,7 +16,7 @@ class Limit(NamedTuple):
 
 SLOWER = "raise objective.teacher.start, or predict more than one layer"
 LIMITS = {
-    "/target_std": Limit(0.1, SLOWER),  # data2vec's (Baevski et al. 2022, section 4.1)
+    "/target_std": Limit(0.1, SLOWER),  # data2vec's guard, and the next too, as fairseq has it
     "/prediction_std": Limit(0.01, SLOWER),
     "/latent_std": Limit(0.05, SLOWER),  # a LayerNorm is behind them: cosines of tokens are 0.9975 there
     "/code_perplexity": Limit(2.0, "raise the stream's contrast.diversity or contrast.weight"),

@@ -84,7 +84,7 @@ def pretrain(recipe: str | Path, *overrides: str, out: str | Path | None = None)
         ConfigError: for a recipe that can't be used, or a folder that holds another recipe's run.
         DataError: for shards that can't be used, or too many unreadable samples.
         CheckpointError: when a save fails; the last checkpoint is untouched.
-        NonFiniteError: after too many updates in a row that were not finite.
+        NonFiniteError (of `mmpt.training.guards`): after too many updates in a row that were not finite.
         Interrupted: after SIGTERM or SIGINT; everything is saved.
     """
     file = find_recipe(recipe)
