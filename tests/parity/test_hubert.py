@@ -127,6 +127,8 @@ def test_what_hubert_does_not_have_is_refused_with_a_sentence(tmp_path, backbone
         to_hubert(speech_backbone(backbone_of, speech, norm_eps=1e-6), speech)
     with pytest.raises(ConfigError, match=r"trunk\.norm_entry=false"):
         to_hubert(speech_backbone(backbone_of, speech, norm_entry=True), speech)
+    with pytest.raises(ConfigError, match=r"HuBERT Base .* trunk\.norm_entry=true"):
+        to_hubert(speech_backbone(backbone_of, speech, norm="post"), speech)
     rotary = true_stem(tmp_path, positions="rotary")
     with pytest.raises(ConfigError, match="positions=convolutional"):
         to_hubert(backbone_of({"speech": rotary}, **{**SHAPE, "heads": 2}), rotary)
