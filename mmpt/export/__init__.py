@@ -1,4 +1,4 @@
-"""Pretrained backbones as models of other libraries, and back: one-to-one maps of weights that tests hold to 1e-5.
+"""Pretrained backbones as models of other libraries: the maps of weights that `mmpt.foreign` reads by, the other way.
 
-The maps are pure functions on state dicts; `to_...` also builds the peer's model. What has no counterpart is refused.
+`to_...` builds the other library's model, which tests hold to 1e-5. What has no counterpart is refused.
 """
