@@ -159,6 +159,12 @@ def test_wherever_a_tar_is_cut_no_half_sample_comes_out(tmp_path):
         assert bool(manifest.rejected) == (end < mark + 512), end
 
 
+def test_a_cut_inside_a_samples_first_member_costs_that_sample_alone(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [m for i in range(4) for m in sample(str(i), i)])
+    path.write_bytes(path.read_bytes()[: scan_tar(path).members[4].offset + 3])
+    assert index_folder(tmp_path).column("key").tolist() == ["0", "1"]
+
+
 def test_a_flipped_header_is_damage_and_not_the_end(tmp_path):
     path = write_tar(tmp_path / "a.tar", [m for i in range(6) for m in sample(str(i), i)])
     data = bytearray(path.read_bytes())

@@ -5,14 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmpt.build import build_modalities
 from mmpt.config import component
 from mmpt.data import mixture
 from mmpt.data.batches import MicroBatches, share_of, steps_from
+from mmpt.data.cut import cut
 from mmpt.data.layouts import Layout
 from mmpt.data.manifest import load_manifest
 from mmpt.data.source import Source, SourceSettings
+from mmpt.data.writer import ShardWriter
 from mmpt.encoders import Facts, Modality
 from mmpt.errors import ConfigError
 
@@ -38,6 +41,17 @@ def sources(shards, modalities, seed=0, **layout):
     packed = SourceSettings(shards=shards / "text", streams=("text",), layout=chosen)
     joint = SourceSettings(shards=shards / "images", streams=("image", "text"))
     return [Source("prose", 0, packed, modalities, seed), Source("pairs", 1, joint, modalities, seed)]
+
+
+def test_a_stream_that_a_sample_lacks_takes_no_tokens(tmp_path, shards, modalities):
+    fields, tokenizer = {"image": "png", "text": "txt"}, shards / "images" / "tokenizer"
+    picture = Image.new("RGB", (16, 16))
+    with ShardWriter(tmp_path / "pairs", fields, tokenizer=tokenizer, split=(1, 0, 0)) as writer:
+        for values in ({"text": "a wren"}, {"image": picture}, {"text": "a wren", "image": picture}):
+            writer.write(values)
+    words, patches, both = cut(load_manifest(tmp_path / "pairs"), np.arange(3), modalities).tokens.tolist()
+    assert patches == 1 + 4  # class token and patches
+    assert words + patches == both
 
 
 def global_batches(shards, modalities, *, ranks=1, micro=None, workers=0, start=0, seed=0):
