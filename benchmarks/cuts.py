@@ -7,12 +7,15 @@
 - one stream and a label: macro-F1 of the five nearest training samples by cosine, on the test split.
 - cosine: of two samples, on average, at full width; 1 where all vectors point the same way.
 
-The vector is the mean over observed tokens behind a block and the final norm, as `encode(pool="mean")` gives it.
+The vector is that of the run's own pool behind a block and the final norm, as `encode(pool="own")` gives it; of a run
+without one the mean over observed tokens.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +48,12 @@ def by_depth(run: Path) -> Iterator[Encoder]:
         backbone = build_backbone(recipe, whole.modalities)
         load_weights(backbone, kept, prefix="backbone.")
         backbone.requires_grad_(False).eval().to(whole.device)
-        yield Encoder(backbone, whole.modalities, recipe, whole.step, whole.device)
+        yield replace(whole, backbone=backbone, recipe=recipe, run=None)
+
+
+def vectors_of(encoder: Encoder, samples: Iterable[Mapping[str, Any]]) -> Vectors:
+    """One a sample, uncut."""
+    return encoder.encode(samples, pool="mean" if encoder.own is None else "own")
 
 
 def cut(vectors: Vectors, width: int) -> Float[np.ndarray, "n W"]:
@@ -76,7 +84,7 @@ class Pairs:
     def told(self, encoder: Encoder, widths: Sequence[int]) -> list[str]:
         """A cell a width, then the mean cosine of either stream."""
         sides = {
-            name: encoder.encode(({name: self.values[name][min(pairs)]} for pairs in items), pool="mean")
+            name: vectors_of(encoder, ({name: self.values[name][min(pairs)]} for pairs in items))
             for name, items in self.items.items()
         }
         cells = [" / ".join(f"{recall:.3f}" for recall in self._recalls(sides, width)) for width in widths]
@@ -104,7 +112,7 @@ class Neighbours:
 
     def told(self, encoder: Encoder, widths: Sequence[int]) -> list[str]:
         """A cell a width, then the mean cosine."""
-        vectors, labels = encoder.encode(self.samples, pool="mean"), self.found.labels
+        vectors, labels = vectors_of(encoder, self.samples), self.found.labels
         cells = []
         for width in widths:
             unit = cut(vectors, width)

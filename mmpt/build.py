@@ -19,7 +19,10 @@ from mmpt.model import Backbone, MaskedModel
 from mmpt.objectives.frozen import FrozenRun
 from mmpt.objectives.paired import Paired
 from mmpt.objectives.teacher import Teacher
+from mmpt.pools import Pool
 from mmpt.settings import Recipe
+
+POOL = "objective.pool."  # what names of its weights begin with
 
 
 def facts_of(recipe: Recipe) -> dict[str, Facts]:
@@ -112,6 +115,30 @@ def build_model(
         model = MaskedModel(backbone, recipe.objective.build(backbone, modalities))
     _check_pairs(model, recipe)
     return model
+
+
+def pool_of(recipe: Recipe) -> Component[Pool] | None:
+    """What makes one vector of a row, where the objective has such a part: its setting `pool`."""
+    part = recipe.objective.settings.get("pool")
+    return part if isinstance(part, Component) and issubclass(part.target, Pool) else None
+
+
+def build_pool(recipe: Recipe, width: int, weights: Mapping[str, torch.Tensor] | None) -> Pool | None:
+    """The objective's pool, frozen, with a checkpoint's weights; without one with those that the run began with.
+
+    None where there is no pool, or a checkpoint lacks its weights: a fitted task's has a head in the objective's place.
+    """
+    part = pool_of(recipe)
+    if part is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed + 1)  # as `build_model` does; the objective draws its pool first
+        pool = part.build(width)
+    if weights is not None and pool.state_dict():
+        if not any(name.startswith(POOL) for name in weights):
+            return None
+        load_weights(pool, weights, prefix=POOL)
+    return pool.requires_grad_(False).eval()
 
 
 def _check_pairs(model: MaskedModel, recipe: Recipe) -> None:

@@ -68,9 +68,9 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     embed.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
     embed.add_argument(
         "--pool",
-        choices=("mean", "mean_std", "class", "task"),
-        default="mean",
-        help="of a sample's tokens; `task`: the vector that a fitted task's head looks at (default: mean)",
+        choices=("mean", "mean_std", "class", "own"),
+        help="of a sample's tokens; own: the pool that the run (objective embedding) or the fitted task was trained "
+        "with (default: own where there is one, else mean)",
     )
     embed.set_defaults(run=run_embed)
     add_export(verbs)
@@ -180,14 +180,16 @@ def run_predict(arguments: argparse.Namespace) -> int:
 def run_embed(arguments: argparse.Namespace) -> int:
     """`mmpt embed`."""
     from mmpt.downstream.embed import embed
+    from mmpt.downstream.result import TASK
 
     streams = arguments.streams.split(",") if arguments.streams else None
     pool = arguments.pool
-    if pool == "task":
+    if pool in (None, "own") and (Path(arguments.run_folder) / TASK).exists():
         from mmpt.finetune.saved import load, pooling_of
 
         task = load(arguments.run_folder)
-        pool, streams = pooling_of(task), streams or list(task.inputs)
+        if pool == "own" or task.pooled:
+            pool, streams = pooling_of(task), streams or list(task.inputs)
     console = console_for_tables()
     out = Path(arguments.out)
     count = embed(arguments.run_folder, arguments.data, out, streams=streams, pool=pool, console=console)

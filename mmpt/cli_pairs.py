@@ -25,6 +25,8 @@ def add_pair_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "find one half of each pair by the other: recall at 1, 5 and 10, both ways, beside chance",
         "mmpt retrieve runs/cmelt shards/ecg --streams ecg,text\n"
         "  mmpt retrieve runs/five shards/images --streams image,text --shares 0.01,0.1,1",
+        "Halves are compared by the run's own pool, if it was trained with one (objective embedding), else by their "
+        "mean latents;\nof a run with a sigmoid contrast by the contrast's features.\n"
         "With --shares a linear map between the two streams' frozen features is fitted to so much of the training "
         "pairs,\nand recall through it stands beside the untrained encoder, classical features and chance.\n",
     )
@@ -54,6 +56,7 @@ def _add_mine(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "mine",
         "find samples that a run's features take for each other, as hard negatives of a source (objective embedding)",
         "mmpt mine runs/contrast shards/images --streams image,text --out hard/captions.safetensors",
+        "Samples are compared as `mmpt retrieve` does, by the run's own pool where it has one.\n",
     )
     mine.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain'")
     mine.add_argument("data", metavar="DATA", help="data set")

@@ -42,8 +42,12 @@ def _parts_of(module: ModuleType, contracts: tuple[type, ...]) -> list[type]:
 
 
 def find_part(name: str, contract: type) -> type:
-    """The class that `type: name` means: a file of the contract's folder, else my_package.my_part or its .Class."""
+    """The class that `type: name` means: a file of the contract's folder, else my_package.my_part or its .Class.
+
+    A folder's `RENAMED` has names that its files go by as well: recipes of older runs are read all their lives.
+    """
     folder, inside = contract.__module__, "." not in name
+    name = getattr(_imported(folder), "RENAMED", {}).get(name, name)
     if not all(word.isidentifier() for word in name.split(".")) or (inside and not find_spec(f"{folder}.{name}")):
         raise ConfigError(unknown(f"a {contract.__name__}", list(find_parts(folder, contract)), name))
     module_name, class_name = f"{folder}.{name}" if inside else name, ""

@@ -11,6 +11,17 @@ ROOT = Path(mmpt.__file__).parent
 FORBIDDEN = {
     "tokens.py": ("mmpt.",),
     "trunk": ("mmpt.encoders", "mmpt.objectives", "mmpt.data", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
+    "pools": (
+        "mmpt.encoders",
+        "mmpt.objectives",
+        "mmpt.data",
+        "mmpt.downstream",
+        "mmpt.finetune",
+        "mmpt.training",
+        "mmpt.model",
+        "mmpt.build",
+        "mmpt.cli",
+    ),
     "encoders": ("mmpt.objectives", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),
     "objectives": ("mmpt.data", "mmpt.downstream", "mmpt.training", "mmpt.build", "mmpt.cli"),
     "data": ("mmpt.objectives", "mmpt.trunk", "mmpt.training", "mmpt.model", "mmpt.build", "mmpt.cli"),

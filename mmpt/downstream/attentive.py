@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpt.downstream.classify import Choice, Fold, Score, best_of
-from mmpt.downstream.learned_query import LearnedQuery
-from mmpt.downstream.pooling import TokenLatents
+from mmpt.pools import TokenLatents
+from mmpt.pools.attention import AttentionPool
 
 UPDATES = (25, 50, 100, 200, 400)  # after which the judging rows are asked
 WITHOUT_JUDGES = 100  # updates where there is nothing to judge by
@@ -48,7 +48,7 @@ class AttentiveHead(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.pool = LearnedQuery(width, heads=next(heads for heads in (4, 2, 1) if width % heads == 0))
+        self.pool = AttentionPool(width, heads=next(heads for heads in (4, 2, 1) if width % heads == 0))
         self.last = nn.Linear(width, classes)
 
     def forward(self, streams: dict[str, TokenLatents]) -> Float[Tensor, "B V"]:

@@ -15,8 +15,8 @@ from mmpt.downstream.attentive import FrozenTokens
 from mmpt.downstream.baselines import Baseline, baseline_of
 from mmpt.downstream.encoder import CutWarning, Encoder
 from mmpt.downstream.labelled import Labelled
-from mmpt.downstream.pooling import TokenLatents, side_by_side
 from mmpt.errors import DataError
+from mmpt.pools import TokenLatents, side_by_side
 
 MAX_BAD_SHARE = 0.01
 CHUNK = 256  # samples whose tokens are computed at once

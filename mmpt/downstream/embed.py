@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from rich.progress import track
 
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
-from mmpt.downstream.encoder import Encoder, Pooling, load, weights_sha256
+from mmpt.downstream.encoder import Encoder, Pooling, PoolName, load, weights_sha256
 from mmpt.downstream.fields import check_fields
 from mmpt.downstream.tables import check_table
 from mmpt.errors import ConfigError, DataError
@@ -30,7 +29,7 @@ def embed(
     out: Path,
     *,
     streams: Sequence[str] | None = None,
-    pool: Literal["mean", "mean_std", "class"] | Pooling = "mean",
+    pool: PoolName | Pooling | None = None,
     console: Console | None = None,
 ) -> int:
     """Write a table of `key`, `split` and `features` (a list of float32 a sample); returns the number of samples.
@@ -43,16 +42,19 @@ def embed(
         data: the data set.
         out: a `.parquet` file that is not there yet.
         streams: by default all of the run's that the data set has.
-        pool: see `Encoder.encode`; a function has to be of the run's own weights.
+        pool: see `Encoder.encode`; None is the run's own where it was trained with one, else the mean. A function has
+            to be of the run's own weights.
         console: shows progress; None is quiet.
 
     Raises:
-        DataError: another ending, a file that is there, streams that don't fit, or unreadable samples.
+        ConfigError: a pool that there is not. DataError: another ending, a file that is there, streams that don't fit,
+            or unreadable samples.
     """
     check_table(out, ".parquet")
     if out.exists():
         raise DataError(f"{out}: is there already; choose another name or remove it")
     encoder, manifest = load(run), load_manifest(data)
+    pool = pool or ("mean" if encoder.own is None else "own")
     used = [name for name in streams or encoder.modalities if streams or name in manifest.fields]
     if not used:
         there = ", ".join(manifest.fields)
@@ -105,7 +107,7 @@ def _write_part(
     manifest: Manifest,
     reader: Reader,
     rows: np.ndarray,
-    pool: Literal["mean", "mean_std", "class"] | Pooling,
+    pool: PoolName | Pooling,
 ) -> None:
     features = encoder.encode((reader.read(int(row)) for row in rows), pool=pool).numpy()
     table = pa.table(

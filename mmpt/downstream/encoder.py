@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -13,24 +14,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmpt.build import build_backbone, build_modalities, load_facts, load_weights
+from mmpt.build import build_backbone, build_modalities, build_pool, load_facts, load_weights
 from mmpt.data.manifest import sha256_of
 from mmpt.downstream.pooling import (
     Features,
     LacksTokens,
-    TokenLatents,
     class_pool,
     describe,
     join,
     mean_pool,
     mean_std_pool,
+    pool_by,
 )
+from mmpt.downstream.result import TASK
 from mmpt.downstream.samples import collated, prepared, unknown_stream
 from mmpt.encoders import Modality
 from mmpt.errors import CheckpointError, ConfigError, DataError
 from mmpt.foreign.donor import WeightsWarning, is_foreign, read_donor
 from mmpt.foreign.origin import Origin, origin_of
 from mmpt.model import Backbone
+from mmpt.parts import unknown
+from mmpt.pools import Pool, TokenLatents
 from mmpt.settings import Recipe
 from mmpt.tokens import Batch, Content
 from mmpt.training import checkpoint
@@ -43,6 +47,7 @@ POOLS: dict[str, Pooling] = {
     "mean_std": mean_std_pool,
     "class": class_pool,
 }
+PoolName = Literal["mean", "mean_std", "class", "own"]
 
 Samples = Batch | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -93,7 +98,10 @@ def load(
     if saved:
         load_weights(backbone, saved.weights, prefix="backbone.")
     backbone.requires_grad_(False).eval().to(device)
-    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device, run)
+    is_task = (run / TASK).exists()  # its pool is in its head
+    own = None if is_task else build_pool(recipe, backbone.trunk.width, saved.weights if saved else None)
+    own = own and own.to(device)
+    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device, run, own=own)
 
 
 def _foreign(
@@ -153,6 +161,8 @@ class Encoder:
         device: where it computes.
         run: the folder it was loaded from; None where the encoder is no longer that of the run.
         origin: of a model of another library, what was loaded of it and what was left.
+        own: the pool that the run was trained with, where its objective makes one vector of a row. A fitted task has
+            one in its head.
     """
 
     backbone: Backbone
@@ -162,6 +172,7 @@ class Encoder:
     device: torch.device
     run: Path | None = None
     origin: Origin | None = None
+    own: Pool | None = None
 
     @property
     def width(self) -> int:
@@ -172,15 +183,13 @@ class Encoder:
     def encode(self, samples: Samples, *, pool: None = None, batch_size: int = 64) -> Features: ...
 
     @overload
-    def encode(
-        self, samples: Samples, *, pool: Literal["mean", "mean_std", "class"] | Pooling, batch_size: int = 64
-    ) -> Float[Tensor, "B F"]: ...
+    def encode(self, samples: Samples, *, pool: PoolName | Pooling, batch_size: int = 64) -> Float[Tensor, "B F"]: ...
 
     def encode(
         self,
         samples: Samples,
         *,
-        pool: Literal["mean", "mean_std", "class"] | Pooling | None = None,
+        pool: PoolName | Pooling | None = None,
         batch_size: int = 64,
     ) -> Features | Float[Tensor, "B F"]:
         """Features of samples, in their order; float32, on the host, without gradient.
@@ -198,27 +207,27 @@ class Encoder:
                 valid, the tokens' names and the stream's own mean. The others give one tensor and keep nothing else:
                 `mean` over the observed tokens of all of a sample's streams, (B, D); where none is observed, as in an
                 empty text, over the valid ones. `mean_std`: their standard deviation behind it, (B, 2 D), what
-                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D). Or a function of the
-                streams' latents, such as a fitted pool.
+                `mmpt probe` takes. `class`: mean of the class tokens of its streams, (B, D). `own`: by the pool that
+                the run was trained with (objective embedding), (B, D). Or a function of the streams' latents, such as a
+                fitted task's.
             batch_size: samples that go through the trunk at once.
 
         Raises:
-            DataError: an unknown field, a value that can't be read, or no token to pool; gives the sample's number,
-                counted from 0.
+            ConfigError: a pool that there is not. DataError: an unknown field, a value that can't be read, or no token
+                to pool; gives the sample's number, counted from 0.
         """
-        if isinstance(pool, str) and pool not in POOLS:
-            raise ValueError(f"pool: expected None or one of {', '.join(POOLS)}, got {pool!r}")
+        pooling = self._pooling(pool) if isinstance(pool, str) else pool
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if isinstance(samples, Batch):
-            numbers, parts = list(range(len(samples.uid))), [self._pooled(samples, pool)]
+            numbers, parts = list(range(len(samples.uid))), [self._pooled(samples, pooling)]
         else:
             several = [samples] if isinstance(samples, Mapping) else samples
-            numbers, parts = self._encode_all(cast("Iterable[Mapping[str, Any]]", several), pool, batch_size)
+            numbers, parts = self._encode_all(cast("Iterable[Mapping[str, Any]]", several), pooling, batch_size)
         order = torch.tensor(numbers, dtype=torch.int64).argsort()
-        if pool is None:
+        if pooling is None:
             return join(parts, order, self.width)
-        return torch.cat(parts)[order] if parts else torch.empty(0, self.width * (2 if pool == "mean_std" else 1))
+        return torch.cat(parts)[order] if parts else torch.empty(0, self.width * (2 if pooling is mean_std_pool else 1))
 
     def impute(self, table: Any, *, batch_size: int = 256) -> Any:
         """The laboratory table with its missing cells filled by the run's own predictions.
@@ -238,7 +247,7 @@ class Encoder:
         return impute(load_pretrained(self.run, step=self.step), table, batch_size=batch_size)
 
     def _encode_all(
-        self, samples: Iterable[Mapping[str, Any]], pool: str | Pooling | None, batch_size: int
+        self, samples: Iterable[Mapping[str, Any]], pool: Pooling | None, batch_size: int
     ) -> tuple[list[int], list[Any]]:
         numbers: list[int] = []
         parts: list[Any] = []
@@ -261,7 +270,7 @@ class Encoder:
         return numbers, parts
 
     @torch.no_grad()  # not inference_mode: a head may be trained on the features
-    def _pooled(self, batch: Batch, pool: str | Pooling | None) -> Any:
+    def _pooled(self, batch: Batch, pool: Pooling | None) -> Any:
         for name in batch.streams:
             if name not in self.modalities:
                 raise DataError(unknown_stream(name, self.modalities))
@@ -272,9 +281,21 @@ class Encoder:
             for name, own in tokens.items()
         }
         if pool is not None:
-            return (POOLS[pool] if isinstance(pool, str) else pool)(streams).cpu()
+            return pool(streams).cpu()
         on_host = {name: TokenLatents(*(tensor.cpu() for tensor in own)) for name, own in streams.items()}
         return describe(on_host, {name: self._names(name, batch.streams[name]) for name in streams})
+
+    def _pooling(self, name: str) -> Pooling:
+        if name == "own" and self.own is not None:
+            return partial(pool_by, self.own)
+        if name == "own":
+            raise ConfigError(
+                f"pool: {self.run or 'this encoder'} has none of its own, as runs of objective 'embedding' have; use "
+                f"{', '.join(POOLS)}"
+            )
+        if name not in POOLS:
+            raise ConfigError(unknown("a pool", [*POOLS, "own"], name))
+        return POOLS[name]
 
     def _names(self, stream: str, content: Content) -> list[list[str]]:
         modality = self.modalities[stream]

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmpt.errors import DataError
+from mmpt.pools import Pool, TokenLatents, class_mean, observed_mean, side_by_side
+from mmpt.pools.class_token import ClassTokenPool
 
 
 class LacksTokens(DataError):
@@ -36,24 +38,9 @@ class Features(NamedTuple):
     streams: dict[str, StreamLatents]
 
 
-class TokenLatents(NamedTuple):
-    """What pooling looks at: the same as in `StreamLatents`."""
-
-    latents: Float[Tensor, "B N D"]
-    valid: Bool[Tensor, "B N"]
-    observed: Bool[Tensor, "B N"]
-    place: Int[Tensor, "B N"]
-
-
 def mean_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     """Mean over a row's observed tokens of all streams; over its valid ones where none is observed."""
     return _checked(*observed_mean(streams), "no tokens")
-
-
-def observed_mean(streams: Mapping[str, TokenLatents]) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
-    """The same and how many tokens it is of; zeros of none."""
-    every = side_by_side(streams)
-    return _mean(every.latents, _measured(every))
 
 
 def mean_std_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B F"]:
@@ -68,10 +55,11 @@ def class_pool(streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
     return _checked(*class_mean(streams), "no class token")
 
 
-def class_mean(streams: Mapping[str, TokenLatents]) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
-    """The same and how many tokens it is of; zeros of none."""
-    every = side_by_side(streams)
-    return _mean(every.latents, every.valid & ~every.observed & (every.place == 0))
+def pool_by(pool: Pool, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
+    """By a pool of a run, where every row has what it looks at."""
+    if isinstance(pool, ClassTokenPool):
+        return class_pool(streams)
+    return _checked(pool(streams), side_by_side(streams).valid.sum(dim=1, keepdim=True), "no tokens")
 
 
 def describe(streams: Mapping[str, TokenLatents], names: Mapping[str, list[list[str]]]) -> Features:
@@ -81,25 +69,8 @@ def describe(streams: Mapping[str, TokenLatents], names: Mapping[str, list[list[
 
 
 def _stream_mean(part: TokenLatents) -> Float[Tensor, "B D"]:
-    pooled, counts = _mean(part.latents, _measured(part))
+    pooled, counts = observed_mean({"": part})
     return torch.where(counts > 0, pooled, torch.nan)
-
-
-def side_by_side(streams: Mapping[str, TokenLatents]) -> TokenLatents:
-    """All streams as one."""
-    return TokenLatents(*(torch.cat(column, dim=1) for column in zip(*streams.values(), strict=True)))
-
-
-def _measured(part: TokenLatents) -> Bool[Tensor, "B N"]:
-    """The observed tokens of a row, and all valid ones where none is."""
-    return torch.where(part.observed.any(dim=1, keepdim=True), part.observed, part.valid)
-
-
-def _mean(
-    latents: Float[Tensor, "B N D"], chosen: Bool[Tensor, "B N"]
-) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B 1"]]:
-    counts = chosen.sum(dim=1, keepdim=True)
-    return torch.where(chosen.unsqueeze(2), latents, 0.0).sum(dim=1) / counts.clamp(min=1), counts
 
 
 def _checked(pooled: Float[Tensor, "B D"], counts: Int[Tensor, "B 1"], lack: str) -> Float[Tensor, "B D"]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import nn
 from torch.nn.functional import normalize
 
+from mmpt.build import pool_of
 from mmpt.data.manifest import Manifest, load_manifest
 from mmpt.data.reader import Reader
 from mmpt.downstream.classify import SCORES, Bootstrap
@@ -22,10 +23,10 @@ from mmpt.downstream.labelled import find_labelled
 from mmpt.downstream.pretrained import load_pretrained
 from mmpt.downstream.result import SCORE_NAMES, Interval
 from mmpt.errors import DataError
-from mmpt.objectives.embedding import Embedding
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.objectives.pairs import mean_of
 from mmpt.objectives.pairs.sigmoid_contrast import SigmoidContrast
+from mmpt.pools.mean import MeanPool
 
 RANKS = (1, 5, 10)
 CHUNK = 256  # samples encoded at once
@@ -72,9 +73,9 @@ def retrieve(
 ) -> Retrieval:
     """Recall of the second stream's halves by the first one's, and the other way round, over a whole split.
 
-    Features are those of the run's sigmoid contrast of the two streams; where it has none the mean latents, as
-    `encode(pool="mean")` gives them, or the class tokens if those are the embedding of the run. Each half is encoded by
-    itself. Texts that are the same are one text: any of its samples is right.
+    Features are those of the run's sigmoid contrast of the two streams; where it has none the vectors that it was
+    trained for, as `encode(pool="own")` gives them, or else the mean latents. Each half is encoded by itself. Texts
+    that are the same are one text: any of its samples is right.
 
     Args:
         run: with both streams.
@@ -157,12 +158,14 @@ def features_of(encoder: Encoder, streams: tuple[str, str]) -> tuple[Describe, s
     contrast = _contrast(objective, streams)
     if contrast is not None:
         return _contrasted(encoder, contrast), f"{encoder.run}, features of the run's contrast"
-    pool: Literal["mean", "class"] = objective.pool if isinstance(objective, Embedding) else "mean"
+    part = pool_of(encoder.recipe) if encoder.own is not None else None
+    told = f"latents pooled by {part.name}" if part and part.target is not MeanPool else "mean latents"
 
     def describe(stream: str, values: Sequence[Any]) -> Float[np.ndarray, "n D"]:
-        return normalize(encoder.encode(({stream: value} for value in values), pool=pool), dim=1).numpy()
+        own = encoder.encode(({stream: value} for value in values), pool="own" if part else "mean")
+        return normalize(own, dim=1).numpy()
 
-    return describe, f"{encoder.run}, {'mean latents' if pool == 'mean' else 'class tokens'}"
+    return describe, f"{encoder.run}, {told}"
 
 
 def _contrasted(encoder: Encoder, contrast: SigmoidContrast) -> Describe:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.build import count_parameters
+from mmpt.build import count_parameters, pool_of
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder
 from mmpt.downstream.result import ENDINGS, RESULT, SCORE_NAMES, TASK
@@ -62,7 +62,7 @@ Exported to {certificate["to"]}; latents differ from the original's by at most {
 
 ## Limits
 
-{LIMITS}
+{LIMITS}{_pool(encoder, certificate["to"])}
 ## Recipe
 
 ```yaml
@@ -79,6 +79,17 @@ def _came(encoder: Encoder, run: Path) -> str:
         name, label = task["type"].rpartition(".")[2], task["settings"].get("label")
         return f"An encoder fine-tuned with mmpt by a {name}{f' of `{label}`' if label else ''}; its head is left out."
     return f"An encoder pretrained with mmpt, {encoder.step} steps."
+
+
+def _pool(encoder: Encoder, to: str) -> str:
+    """A limit where weights of the run's own pool stay behind."""
+    part = pool_of(encoder.recipe)
+    if part is None or encoder.own is None or not encoder.own.state_dict() or to == "safetensors":
+        return ""
+    return (
+        f"- Vectors of samples were trained with the pool `{part.name}`, which is left out here: a mean of these latents "
+        "is not\n  what was trained. `mmpt embed` and `mmpt export --to safetensors` have it.\n"
+    )
 
 
 def _licence(licence: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from mmpt.build import save_facts
+from mmpt.build import POOL, save_facts
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder, load, weights_sha256
 from mmpt.downstream.values import raw_value
@@ -58,8 +58,9 @@ def export(
 
     `timm` takes one stream, `transformers` one or all: texts, pictures and speech alone become classes of its own,
     whose folder loads without mmpt, all else `mmpt.transformers.MmptModel`. `onnx` takes one or all, too. `safetensors`
-    takes all: a run folder without optimiser and objective, which `mmpt.load` reads. The exported files are loaded
-    again, both models look at made-up samples of several lengths, padded, and the largest difference is written down.
+    takes all: for `mmpt.load`, a run folder without optimiser and objective, of which the pool of embeddings stays.
+    The exported files are loaded again, both models look at made-up samples of several lengths, padded, and the largest
+    difference is written down.
 
     Args:
         run: of pretraining or fine-tuning.
@@ -149,6 +150,8 @@ def _alone(encoder: Encoder, folder: Path, to: str, stream: str) -> tuple[dict[s
 def _whole(encoder: Encoder, folder: Path) -> dict[str, float]:
     """All streams."""
     weights = {f"backbone.{name}": value.contiguous() for name, value in encoder.backbone.state_dict().items()}
+    if encoder.own is not None:
+        weights |= {POOL + name: value.contiguous() for name, value in encoder.own.state_dict().items()}
     save_facts(folder, {name: modality.facts for name, modality in encoder.modalities.items()})
     (folder / "recipe.yaml").write_text(dump_yaml(encoder.recipe), encoding="utf-8")
     checkpoint.commit(folder / "checkpoints", checkpoint.Saved(weights, {}, {"step": encoder.step or 0}))

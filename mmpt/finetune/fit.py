@@ -16,12 +16,12 @@ from mmpt.errors import ConfigError
 from mmpt.finetune.groups import check_groups
 from mmpt.finetune.loop import Loop
 from mmpt.finetune.parts import Part, find_examples, parts_of
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.result import FitResult
 from mmpt.finetune.saved import TASK, clear, load_result, settings_of
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
+from mmpt.pools import Pool
 from mmpt.training import engine
 from mmpt.training.progress import quiet
 from mmpt.training.section import check_settings

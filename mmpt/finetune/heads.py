@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmpt.downstream.pooling import TokenLatents
-from mmpt.finetune.pools import Pool
+from mmpt.pools import Pool, TokenLatents
 
 LEAST = 0.1  # of the columns' mean deviation: what hardly varied among a few samples must not blow up in others
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmpt.downstream.pooling import TokenLatents
-from mmpt.finetune.beside import LossBeside
 from mmpt.objectives import Hidden, Loss, Objective, Prediction, Step
+from mmpt.pools import TokenLatents
+from mmpt.pools.beside import LossBeside
 from mmpt.tokens import Batch, Labels
 
 if TYPE_CHECKING:

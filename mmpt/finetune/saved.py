@@ -89,7 +89,7 @@ def pooling_of(task: Task) -> Pooling:
     head = cast("Supervised", task.model.objective).head if task.model else None
     vector = getattr(head, "vector", None)
     if vector is None:
-        raise ConfigError(f"a {type(task).__name__} has no vector of a whole sample; use pool 'mean'")
+        raise ConfigError(f"a {type(task).__name__} has no vector of a whole sample; use pool mean, mean_std or class")
     return vector
 
 

@@ -6,12 +6,13 @@ al. 2024), and with `apart` the streams of a row are the views. A source's `hard
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmpt.config import Component, component, find_parts
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
 from mmpt.model import Backbone
@@ -22,8 +23,10 @@ from mmpt.objectives.loss_prediction import Figures
 from mmpt.objectives.masking.algebra import Masking
 from mmpt.objectives.matryoshka import Cut, MatryoshkaSettings, cuts_of, divergence
 from mmpt.objectives.views import ViewSettings, complete, noisy, second_view
+from mmpt.pools import Pool, TokenLatents
+from mmpt.pools.beside import LossBeside
 from mmpt.randomness import fold
-from mmpt.tokens import Batch, Shown, StreamContext, gather
+from mmpt.tokens import Batch, Shown, StreamContext, Tokens, gather
 from mmpt.trunk import TrunkOutput
 
 NAME = "embedding"
@@ -38,14 +41,14 @@ class View(NamedTuple):
 
 
 class Embedding(Objective):
-    """Contrast of pooled latents; what is pooled is what `encode(pool=...)` gives of the finished run.
+    """Contrast of pooled latents; the pool is trained along, and `encode(pool="own")` gives what the finished run has.
 
     Args:
         streams: what the second view of a stream lacks; every stream of the recipe that is not named has the defaults.
         noise: share of every token's features that is dropped before the first block and behind each, in both views.
         temperature: that cosines are divided by; the paper has 0.04 for sentences and 0.2 for words.
         own_side: the same views of other rows are negatives, too (NT-Xent), or only the other views (InfoNCE).
-        pool: mean of the observed tokens, or class tokens.
+        pool: from the latents of a row to its vector; the same one pools behind every block that is a cut.
         apart: where a row has several streams, each goes through the trunk by itself, complete, and is a view.
         matryoshka: blocks and widths at which the embedding may be cut.
     """
@@ -62,11 +65,12 @@ class Embedding(Objective):
         noise: float = 0.1,
         temperature: float = 0.04,
         own_side: bool = True,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Component[Pool] = component(Pool, "mean"),
         apart: bool = False,
         matryoshka: MatryoshkaSettings | None = None,
     ) -> None:
         super().__init__()
+        _check_pool(pool)
         for name in streams or {}:
             if name not in modalities:
                 raise ConfigError(f"objective.streams.{name}: no such stream; the recipe has {', '.join(modalities)}")
@@ -79,10 +83,11 @@ class Embedding(Objective):
             matryoshka.check(backbone.trunk.depth, backbone.trunk.width)
         self.modalities = dict(modalities)
         self.noise, self.temperature, self.own_side = noise, temperature, own_side
-        self.pool: Literal["mean", "class"] = pool
         self.apart, self.matryoshka = apart, matryoshka
         self.settings = {name: (streams or {}).get(name, ViewSettings()) for name in modalities}
         width = backbone.trunk.width
+        with torch.random.fork_rng(devices=[]):  # all other weights are drawn as with any other pool
+            self.pool = pool.build(width)
         self.corruptions = nn.ModuleDict({name: own.corruption.build(width) for name, own in self.settings.items()})
         self.maskings = nn.ModuleDict(
             {name: Masking(modalities[name], own.masking) for name, own in self.settings.items() if own.masking}
@@ -176,17 +181,12 @@ class Embedding(Objective):
         shown, between = noisy(self.noise if self.training else 0.0, shown, draw)
         sizes = {name: batch.streams[name].valid.shape[1] for name in shown}
         latents, output = backbone.mix(shown, sizes, draw, layers, between)
-        observed = torch.cat([gather(batch.streams[name].observed, own.places) for name, own in shown.items()], dim=1)
-        pooled = self._pooled(observed & latents.valid, latents.valid, latents.place)
         states: dict[int | None, Tensor] = {layer: backbone.trunk.finish(output.inner[layer].x) for layer in layers}
-        vectors = {layer: _mean(x, pooled) for layer, x in {None: latents.x, **states}.items()}
+        vectors = {
+            layer: self.pool(_by_stream(batch, shown, latents._replace(x=x))).float()
+            for layer, x in {None: latents.x, **states}.items()
+        }
         return View(vectors, latents.valid.any(1), output)
-
-    def _pooled(self, observed: Bool[Tensor, "B S"], valid: Bool[Tensor, "B S"], place: Tensor) -> Bool[Tensor, "B S"]:
-        """The tokens that a row's vector is the mean of, as `encode` chooses them."""
-        if self.pool == "class":
-            return valid & ~observed & (place == 0)
-        return torch.where(observed.any(1, keepdim=True), observed, valid)
 
     def _anchor(self, batch: Batch) -> Bool[Tensor, " B"]:
         return torch.ones_like(batch.uid, dtype=torch.bool) if batch.anchor is None else batch.anchor
@@ -217,9 +217,31 @@ class Embedding(Objective):
         return {}
 
 
-def _mean(x: Float[Tensor, "B S D"], chosen: Bool[Tensor, "B S"]) -> Float[Tensor, "B D"]:
-    total = torch.where(chosen.unsqueeze(2), x.float(), 0.0).sum(1)
-    return total / chosen.sum(1, keepdim=True).clamp(min=1)
+def _check_pool(pool: Component[Pool]) -> None:
+    """Views have any number of streams, and the contrast is the only loss."""
+    fitting = [name for name, kind in find_parts(Pool.__module__, Pool).items() if _can_pool(kind)]
+    if not _can_pool(pool.target):
+        raise ConfigError(
+            f"objective.pool: '{pool.name}' joins a fixed number of streams or has a loss of its own, which a contrast "
+            f"of views has no place for; use {', '.join(fitting)}"
+        )
+
+
+def _can_pool(kind: type) -> bool:
+    return not cast("type[Pool]", kind).streams and not issubclass(kind, LossBeside)
+
+
+def _by_stream(batch: Batch, shown: Mapping[str, Shown], latents: Tokens) -> dict[str, TokenLatents]:
+    """Latents of all streams side by side, in the order of `shown`, as pools take them."""
+    sizes = [part.places.shape[1] for part in shown.values()]
+    streams = {}
+    for (name, part), x, valid in zip(
+        shown.items(), latents.x.float().split(sizes, dim=1), latents.valid.split(sizes, dim=1), strict=True
+    ):
+        content = batch.streams[name]
+        observed, place = (gather(own, part.places) for own in (content.observed, content.place))
+        streams[name] = TokenLatents(x, valid, observed & valid, place)
+    return streams
 
 
 def _added(before: tuple[Tensor, Tensor] | None, value: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

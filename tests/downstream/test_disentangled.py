@@ -7,23 +7,22 @@ import pytest
 import torch
 from rich.console import Console
 from running import close, mmpt, weights
-from test_pools import ROWS, WIDTH, streams_of
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 from walks import walk
 
 import mmpt as package
 from mmpt.config import component
-from mmpt.downstream.pooling import TokenLatents
 from mmpt.errors import ConfigError
 from mmpt.finetune import Classifier, load
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.model import plain_model
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.rows import Rows
 from mmpt.finetune.strategies import Strategy
+from mmpt.pools import Pool, TokenLatents
 from mmpt.settings import OptimizerSettings
 from mmpt.training.optimizer import optimizer_for
+from tests.pools.rows import ROWS, WIDTH, streams_of
 
 BOUND = "mutual_information"
 SIZE = 8

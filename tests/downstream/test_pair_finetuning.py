@@ -11,8 +11,8 @@ from mmpt.config import component
 from mmpt.downstream.retrieval import first_ranks
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import Retrieval, load
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.tasks.retrieval import both_ways, info_nce
+from mmpt.pools import Pool
 
 QUICK = {"epochs": 1, "batch_size": 16}
 COLOURS = {"wave": 0, "salt": 1, "ridge": 2}

@@ -81,7 +81,7 @@ training:
 def test_what_is_searched_is_what_encode_gives_and_a_run_of_embeddings_was_trained_for(run, shards, tmp_path):
     samples = [sample for sample in map(walk, range(12)) if {"image", "text"} <= sample.keys()]
     classes = make_run(tmp_path / "classes", shards, (1,), EMBEDDING)
-    for folder, told in ((run, "mean latents"), (classes, "class tokens")):
+    for folder, told in ((run, "mean latents"), (classes, "latents pooled by class")):
         encoder = mmpt.load(folder)
         describe, features = features_of(encoder, ("image", "text"))
         assert features.endswith(told)

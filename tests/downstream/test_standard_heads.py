@@ -6,16 +6,16 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import mmpt
-from mmpt.downstream.pooling import TokenLatents, observed_mean
 from mmpt.finetune import Classifier
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.heads import LEAST, PooledHead, Standard
 from mmpt.finetune.model import plain_model
 from mmpt.finetune.objective import latents_by_stream
 from mmpt.finetune.parts import Part
-from mmpt.finetune.pools.mean import MeanPool
 from mmpt.finetune.rows import Rows
 from mmpt.finetune.standardise import SAMPLES, standardise
+from mmpt.pools import TokenLatents, observed_mean
+from mmpt.pools.mean import MeanPool
 
 
 @pytest.fixture(scope="module")

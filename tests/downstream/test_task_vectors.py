@@ -9,7 +9,7 @@ import mmpt
 from mmpt.cli import main
 from mmpt.config import component
 from mmpt.finetune import Classifier, Retrieval
-from mmpt.finetune.pools import Pool
+from mmpt.pools import Pool
 
 
 @pytest.fixture(scope="module")

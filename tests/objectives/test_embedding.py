@@ -7,13 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from mmpt.config import component
-from mmpt.downstream.pooling import TokenLatents, mean_pool
+from mmpt.downstream.pooling import mean_pool
 from mmpt.errors import ConfigError
 from mmpt.model import MaskedModel
 from mmpt.objectives import Objective
 from mmpt.objectives.info_nce import Rows, contrast
 from mmpt.objectives.matryoshka import MatryoshkaSettings, cuts_of, divergence
 from mmpt.objectives.views import kept_features, one_span
+from mmpt.pools import TokenLatents
 from mmpt.randomness import fold
 
 ROWS, WIDTH, TEMPERATURE = 5, 16, 0.2

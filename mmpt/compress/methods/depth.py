@@ -18,9 +18,9 @@ from mmpt.objectives.views import ViewSettings
 class DepthMethod(Method):
     """The first blocks and the final norm stay. Nothing is trained; the run may then go on with another objective.
 
-    The loss of a depth is the contrast of two views of each sample, pooled behind that block: one complete, in the
-    other a span is missing; of pairs, the two streams. `small` is the best depth of the lower half of the blocks,
-    `large` that of the upper half.
+    The loss of a depth is the contrast of two views of each sample, pooled behind that block by the run's own pool, or
+    else by the mean: one complete, in the other a span is missing; of pairs, the two streams. `small` is the best depth
+    of the lower half of the blocks, `large` that of the upper half.
 
     Args:
         depth: `small`, `large`, or a number of blocks.
@@ -74,6 +74,7 @@ class DepthMethod(Method):
             own_side=False,
             apart=True,
         ).eval()
+        objective.pool = work.encoder.own or objective.pool
         batches = work.batches(self.batches, self.batch_size)
         return torch.stack([objective.by_layer(work.encoder.backbone, batch) for batch in batches]).mean(0)
 

@@ -15,9 +15,9 @@ from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.heads import PooledHead, TokenHead
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.settings import FitSettings
 from mmpt.model import MaskedModel
+from mmpt.pools import Pool
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:

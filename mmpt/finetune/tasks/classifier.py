@@ -16,8 +16,8 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.tasks import RowTask
+from mmpt.pools import Pool
 from mmpt.tokens import Batch
 
 

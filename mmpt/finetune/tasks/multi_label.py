@@ -19,8 +19,8 @@ from mmpt.errors import DataError
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.tasks import RowTask
+from mmpt.pools import Pool
 from mmpt.tokens import Batch
 
 

@@ -14,14 +14,13 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmpt.config import Component, component
 from mmpt.downstream.encoder import Encoder
-from mmpt.downstream.pooling import TokenLatents
 from mmpt.downstream.retrieval import RANKS, chance, first_ranks
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.gather import of_all_ranks
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.pools import Pool
 from mmpt.finetune.tasks import Sample, Task
+from mmpt.pools import Pool, TokenLatents
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:

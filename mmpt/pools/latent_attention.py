@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
-from mmpt.downstream.pooling import TokenLatents, observed_mean, side_by_side
 from mmpt.errors import ConfigError
-from mmpt.finetune.pools import Pool
+from mmpt.pools import Pool, TokenLatents, observed_mean, side_by_side, without_padding
 from mmpt.trunk.attention import check_heads
 
 
@@ -44,7 +43,7 @@ class LatentAttentionPool(Pool):
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
         """Zeros where a row has no tokens at all."""
-        every = side_by_side(streams)
+        every = without_padding(side_by_side(streams))
         pooled = observed_mean({"every": every._replace(latents=self._refined(every.latents))})[0]
         return normalize(pooled, dim=1) if self.unit_length else pooled
 

@@ -7,11 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from mmpt.downstream.pooling import TokenLatents, observed_mean
 from mmpt.errors import ConfigError
-from mmpt.finetune.beside import LossBeside
-from mmpt.finetune.pools import Pool
-from mmpt.objectives.vclub import Estimator, vclub
+from mmpt.pools import Pool, TokenLatents, observed_mean
+from mmpt.pools.beside import LossBeside
+from mmpt.pools.vclub import Estimator, vclub
 from mmpt.tokens import Content
 from mmpt.trunk.attention import CrossAttention, SelfAttention, check_heads, may_attend
 

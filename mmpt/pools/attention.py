@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmpt.downstream.pooling import TokenLatents, side_by_side
+from mmpt.pools import Pool, TokenLatents, side_by_side, without_padding
 from mmpt.trunk.attention import check_heads
 
 
-class LearnedQuery(nn.Module):
-    """One learned query, multi-head, over the valid tokens of all streams.
+class AttentionPool(Pool):
+    """One learned query, multi-head, over the valid tokens of all streams; what `mmpt probe --kind attentive` trains.
 
     Args:
         heads: must divide the width.
@@ -28,7 +28,7 @@ class LearnedQuery(nn.Module):
 
     def forward(self, streams: Mapping[str, TokenLatents]) -> Float[Tensor, "B D"]:
         """Zeros go in where a row has no tokens at all."""
-        every = side_by_side(streams)
+        every = without_padding(side_by_side(streams))
         rows, tokens, width = every.latents.shape
         split = (rows, tokens, self.heads, width // self.heads)
         keys, values = (x.view(split).transpose(1, 2) for x in self.keys_values(self.norm(every.latents)).chunk(2, 2))

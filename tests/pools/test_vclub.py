@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import gaussian_nll_loss
 from torch.testing import assert_close
 
-from mmpt.objectives.vclub import Estimator, Gaussian, log_likelihood, vclub
+from mmpt.pools.vclub import Estimator, Gaussian, log_likelihood, vclub
 
 RHO = 0.8
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from mmpt.downstream.pooling import TokenLatents, observed_mean
-from mmpt.finetune.pools import Pool
+from mmpt.pools import Pool, TokenLatents, observed_mean
 
 
 class MeanPool(Pool):
