@@ -28,6 +28,7 @@ from mmpt.objectives.predictors import Latents, Predictor
 from mmpt.objectives.soft_labels import SoftLabels
 from mmpt.objectives.targets import Target, build_target
 from mmpt.objectives.targets.cells import CellsTarget
+from mmpt.pools import Pool
 from mmpt.randomness import uniform_rows
 from mmpt.tokens import Content, Siblings, StreamContext, score
 from mmpt.training.optimizers import Rule
@@ -37,7 +38,7 @@ from tests.encoders.labs_material import perfect_cells
 
 CONTRACTS = {
     kind: list(find_parts(kind.__module__))
-    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout, Rule)
+    for kind in (Ratio, Unit, Importance, Corruption, Predictor, Target, SoftLabels, FeedForward, Layout, Rule, Pool)
 }
 MODALITIES = list(find_parts(Modality.__module__, Modality))
 # what a part that has no default for it is given, by the setting's name

@@ -87,7 +87,7 @@ def _pool(encoder: Encoder, to: str) -> str:
     if part is None or encoder.own is None or not encoder.own.state_dict() or to == "safetensors":
         return ""
     return (
-        f"- Vectors of samples were trained with the pool `{part.name}`, which is left out here: a mean of these latents "
+        f"- A sample's vector was trained with the pool `{part.name}`, which is left out here: these latents' mean "
         "is not\n  what was trained. `mmpt embed` and `mmpt export --to safetensors` have it.\n"
     )
 

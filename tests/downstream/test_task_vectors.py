@@ -1,4 +1,4 @@
-"""`mmpt embed --pool task`: the vectors that a fitted task's own pool makes."""
+"""`mmpt embed` of a fitted task: the vectors that its own pool makes."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,7 +30,7 @@ def features(file, split=None):
 
 def test_the_head_sees_what_is_embedded(fitted, shards, tmp_path):
     folder, task = fitted
-    assert main(["embed", str(folder), str(shards), "--pool", "task", "--out", str(tmp_path / "own.parquet")]) == 0
+    assert main(["embed", str(folder), str(shards), "--pool", "own", "--out", str(tmp_path / "own.parquet")]) == 0
     own, head = torch.from_numpy(features(tmp_path / "own.parquet", "test")), task.model.objective.head
     assert torch.allclose(own.norm(dim=1), torch.ones(len(own)), atol=1e-5)  # the paper's unit length
     seen = []
@@ -38,21 +38,19 @@ def test_the_head_sees_what_is_embedded(fitted, shards, tmp_path):
     task.predict(shards / "test")
     hook.remove()
     torch.testing.assert_close(torch.cat(seen), own, rtol=1e-4, atol=1e-5)
-    assert main(["embed", str(folder), str(shards), "--streams", "image", "--out", str(tmp_path / "mean.parquet")]) == 0
+    assert main(["embed", str(folder), str(shards), "--out", str(tmp_path / "default.parquet")]) == 0
+    assert np.array_equal(features(tmp_path / "default.parquet", "test"), own.numpy())
+    mean = ["--streams", "image", "--pool", "mean", "--out", str(tmp_path / "mean.parquet")]
+    assert main(["embed", str(folder), str(shards), *mean]) == 0
     assert not np.allclose(features(tmp_path / "mean.parquet", "test"), own.numpy())
 
 
 def test_the_halves_of_a_pair_have_a_vector_each(run, shards, tmp_path, capsys):
     task = Retrieval(mmpt.load(run), streams=("image", "text"), size=8)
     task.fit(shards, epochs=1, batch_size=16, out=tmp_path / "pairs")
-    own = ["embed", str(tmp_path / "pairs"), str(shards), "--pool", "task", "--out", str(tmp_path / "own.parquet")]
+    own = ["embed", str(tmp_path / "pairs"), str(shards), "--out", str(tmp_path / "own.parquet")]
     assert main(own) == 2
     assert "a pair's halves have a vector each; name one of image and text" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.parquet*"))
     assert main([*own, "--streams", "text"]) == 0
     assert features(tmp_path / "own.parquet").shape[1] == 8
-
-
-def test_a_run_without_a_task_has_no_vector_of_its_own(run, shards, tmp_path, capsys):
-    assert main(["embed", str(run), str(shards), "--pool", "task", "--out", str(tmp_path / "own.parquet")]) == 2
-    assert "it is a pretrained run" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from running import several, weights
+from running import close, several, weights
 
 import mmpt
 from mmpt.config import load_settings
@@ -13,6 +13,7 @@ from mmpt.training.command import build
 
 OBJECTIVE = """objective:
   type: embedding
+  pool: {type: latent_attention, latents: 4, heads: 2}
   streams:
     image: {masking: {ratio: 0.1, unit: {type: block, size: 2}}, corruption: drop}
   matryoshka: {layers: [1], widths: [4, 8]}
@@ -39,8 +40,24 @@ def straight(recipe):
     return run, again
 
 
-def test_a_stop_changes_not_a_bit(straight):
+SHORT = ["training.steps=4", "training.save_every=4", "data.micro_batch_size=4"]
+
+
+@pytest.mark.slow
+def test_two_ranks_under_zero_learn_what_one_process_learns(recipe):
+    folder, stages = recipe.parent, (1, 3)
+    several(folder, [[str(recipe), str(folder / "alone"), SHORT, None]])
+    stage = "deepspeed.zero_optimization.stage="
+    several(folder, [[str(recipe), str(folder / f"{n}"), [*SHORT, f"{stage}{n}"], None] for n in stages], ranks=2)
+    for number in stages:
+        assert close(weights(folder / "alone"), weights(folder / str(number)))
+
+
+def test_a_stop_changes_not_a_bit_and_the_pool_is_trained_along(straight):
     one, other = (weights(run) for run in straight)
+    pool = [value for name, value in one.items() if name.startswith("objective.pool.")]
+    assert len(pool) == 14
+    assert all(value.any() for value in pool)  # its last layers begin with zeros
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -172,6 +172,89 @@ def contents_like(content, rows):
     return type(content)(*(tensor[:rows] for tensor in content[:5]))
 
 
+# ---- the pool
+
+LEARNED = {"type": "latent_attention", "latents": 4, "heads": 2}
+
+
+def test_the_mean_is_that_of_the_observed_tokens_and_of_valid_ones_where_none_is_bit_for_bit(
+    model_of, contents, batch_of
+):
+    model, content = model_of("text", "ecg", noise=0.2), contents("ecg")
+    given = []
+    model.objective.pool.register_forward_hook(lambda _, streams, pooled: given.append((streams[0], pooled)))
+    batch = batch_of(ecg=content, text=contents_like(contents("text"), len(content.valid)))
+    views = model.objective._views(model.backbone, batch, 0.0, cuts_of(None, 0, 3, WIDTH))
+    for view, (streams, _) in zip(views, given, strict=True):
+        x, valid, observed, _ = (torch.cat(columns, dim=1) for columns in zip(*streams.values(), strict=True))
+        chosen = torch.where(observed.any(1, keepdim=True), observed, valid)
+        total = torch.where(chosen.unsqueeze(2), x, 0.0).sum(1)
+        assert torch.equal(view.vectors[None], total / chosen.sum(1, keepdim=True).clamp(min=1))
+        assert list(streams) == ["text", "ecg"]
+
+
+def test_class_tokens_of_texts_are_what_encode_pools_whatever_their_positions(model_of, contents, batch_of, text):
+    assert text.positions != "rotary"
+    model = model_of("text", noise=0.0, pool="class").eval()
+    batch = batch_of(text=contents("text"))
+    view, _ = model.objective._views(model.backbone, batch, 0.0, cuts_of(None, 0, 3, WIDTH))
+    first = (batch.streams["text"].place == 0) & batch.streams["text"].valid & ~batch.streams["text"].observed
+    latents, here = model.backbone(batch)["text"].x, view.there
+    assert_close(
+        view.vectors[None][here], torch.stack([x[own].mean(0) for x, own in zip(latents, first, strict=True)])[here]
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_latent_attention_pool_starts_with_the_loss_of_the_mean_and_all_else_as_with_it(
+    modalities, backbone_of, contents, batch_of, apart
+):
+    chosen = {name: modalities[name] for name in ("text", "ecg")}
+    backbone, content = backbone_of(chosen, depth=3), contents("ecg")
+    batch = batch_of(ecg=content, text=contents_like(contents("text"), len(content.valid)))
+    losses, rest = [], []
+    for pool in ("mean", LEARNED):
+        torch.manual_seed(1)
+        settings = {"apart": apart, "matryoshka": {"layers": [1], "widths": [4], "alignment": 0.0}}
+        objective = component(Objective, "embedding", pool=pool, **settings).build(backbone, chosen)
+        losses.append(step_of(MaskedModel(backbone, objective).train(), batch))
+        rest.append({n: value for n, value in objective.state_dict().items() if not n.startswith("pool.")})
+    assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    assert rest[0].keys() == rest[1].keys()
+    assert all(torch.equal(rest[0][name], rest[1][name]) for name in rest[0])
+
+
+@pytest.mark.parametrize("pool", ["attention", LEARNED])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_learned_pool_has_a_gradient_in_every_step_and_knows_no_padding(model_of, contents, batch_of, pool, apart):
+    settings = {"pool": pool, "apart": apart, "matryoshka": {"layers": [1], "widths": [4]}}
+    model, content = model_of("ecg", "text", **settings), contents("ecg")
+    some = contents_like(contents("text"), len(content.valid))
+    both, alone = batch_of(ecg=content, text=some), batch_of(ecg=content)
+    other = some.values.masked_fill(~some.valid, 7)
+    assert not torch.equal(other, some.values)
+    assert_close(
+        step_of(model, both._replace(streams={**both.streams, "text": some._replace(values=other)})),
+        step_of(model, both),
+    )
+    for batch in (both, alone):
+        model.zero_grad()
+        (step_of(model, batch) + 0 * model.objective.touch(model.backbone, batch)).backward()
+        assert all((p.grad != 0).any() for p in model.objective.pool.parameters())
+        assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_same_pool_is_behind_every_block(model_of, contents, batch_of):
+    model = model_of("image", pool=LEARNED, matryoshka={"layers": [2]}, noise=0.0).eval()
+    batch = batch_of(image=contents("image"))
+    view, _ = model.objective._views(model.backbone, batch, 0.0, cuts_of(model.objective.matryoshka, 0, 3, WIDTH))
+    by_layer = model.objective.by_layer(model.backbone, batch)
+    del model.backbone.trunk.blocks[2]
+    short, _ = model.objective._views(model.backbone, batch, 0.0, cuts_of(None, 0, 2, WIDTH))
+    assert torch.equal(view.vectors[2], short.vectors[None])
+    assert torch.equal(by_layer[:2], model.objective.by_layer(model.backbone, batch)[:2])
+
+
 # ---- cuts
 
 
@@ -236,6 +319,9 @@ def test_the_cut_of_a_step_is_drawn_by_the_step_alone_and_all_have_their_turn():
         ({"matryoshka": {}}, "expected some of either, got none"),
         ({"noise": 1.0}, "expected a share below 1"),
         ({"temperature": 0.0}, "a positive number"),
+        ({"pool": "disentangled"}, "disentangled' joins .* use attention, class_token, latent_attention, mean$"),
+        ({"pool": "men"}, "got 'men'; did you mean 'mean'"),
+        ({"pool": {"type": "latent_attention", "heads": 3}}, "width 16 can't be shared by 3 heads"),
         ({"streams": {"ecg": {}}}, "objective.streams.ecg: no such stream; the recipe has text"),
         ({"streams": {"text": {"length": 8, "shortest": 8}}}, "expected more than length=8"),
     ],

@@ -32,6 +32,10 @@ def test_a_pool_looks_at_what_a_row_has_alone(name, randomised):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learned)
 
 
+def test_a_recipe_may_say_class_as_encode_does():
+    assert component(Pool, "class").target is component(Pool, "class_token").target
+
+
 @pytest.mark.parametrize("name", ["attention", "latent_attention"])
 def test_heads_share_the_width(name):
     with pytest.raises(ConfigError, match="width 16 can't be shared by 3 heads; choose a divisor of 16"):
