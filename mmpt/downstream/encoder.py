@@ -100,8 +100,8 @@ def load(
     backbone.requires_grad_(False).eval().to(device)
     is_task = (run / TASK).exists()  # its pool is in its head
     own = None if is_task else build_pool(recipe, backbone.trunk.width, saved.weights if saved else None)
-    own = own and own.to(device)
-    return Encoder(backbone, modalities, recipe, int(saved.state["step"]) if saved else None, device, run, own=own)
+    step = int(saved.state["step"]) if saved else None
+    return Encoder(backbone, modalities, recipe, step, device, run, own=None if own is None else own.to(device))
 
 
 def _foreign(

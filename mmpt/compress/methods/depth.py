@@ -74,7 +74,8 @@ class DepthMethod(Method):
             own_side=False,
             apart=True,
         ).eval()
-        objective.pool = work.encoder.own or objective.pool
+        if work.encoder.own is not None:
+            objective.pool = work.encoder.own
         batches = work.batches(self.batches, self.batch_size)
         return torch.stack([objective.by_layer(work.encoder.backbone, batch) for batch in batches]).mean(0)
 
