@@ -219,8 +219,8 @@ class Embedding(Objective):
 
 def _check_pool(pool: Component[Pool]) -> None:
     """Views have any number of streams, and the contrast is the only loss."""
-    fitting = [name for name, kind in find_parts(Pool.__module__, Pool).items() if _can_pool(kind)]
     if not _can_pool(pool.target):
+        fitting = [name for name, kind in find_parts(Pool.__module__, Pool).items() if _can_pool(kind)]
         raise ConfigError(
             f"objective.pool: '{pool.name}' joins a fixed number of streams or has a loss of its own, which a contrast "
             f"of views has no place for; use {', '.join(fitting)}"
