@@ -65,7 +65,9 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     embed.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
     embed.add_argument("data", metavar="DATA", help="data set")
     embed.add_argument("--out", metavar="FILE", required=True, help="a .parquet file")
-    embed.add_argument("--streams", metavar="A,B", help="the fields that are encoded (default: all that the run knows)")
+    embed.add_argument(
+        "--streams", metavar="A,B", help="fields to encode (default: all the run knows, or a task's inputs)"
+    )
     embed.add_argument(
         "--pool",
         choices=("mean", "mean_std", "class", "own"),
