@@ -98,8 +98,8 @@ def block_layers(
     layers = [module for own in within for module in own.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ConfigError(
-            f"blocks: expected some of the trunk's 0 to {len(blocks) - 1}, got {first} to {end - 1}, where no linear "
-            "layer is"
+            f"there is no linear layer to mask from block {first} on; the trunk's blocks are 0 to {len(blocks) - 1}: "
+            "begin lower"
         )
     return layers
 

@@ -216,7 +216,7 @@ def test_what_was_never_fitted_is_refused_and_nothing_is_left(encoder, folder, s
 
 
 def test_mask_tuning_without_a_block_left_is_refused(encoder, shards):
-    with pytest.raises(ConfigError, match="blocks: expected some of the trunk's 0 to 1, got 2 to 1"):
+    with pytest.raises(ConfigError, match="no linear layer to mask from block 2 on; the trunk's blocks are 0 to 1"):
         classifier(encoder).fit(shards, strategy=component(Strategy, "mask_tuning", skip=2))
 
 
