@@ -46,7 +46,6 @@ def test_the_weight_begins_and_ends_with_the_stated_numbers_to_the_bit(encoder, 
     objective = two_losses(encoder, start=start, end=end)[0].objective
     assert [objective.weight(progress) for progress in (0.0, 1.0)] == [start, end]
     shares = [objective.weight(progress / 8) for progress in range(9)]
-    assert shares == sorted(shares, reverse=True)
     if start:
         steps = [later / sooner for sooner, later in pairwise(shares)]
         assert steps == pytest.approx([steps[0]] * 8)  # an exponential
