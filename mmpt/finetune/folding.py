@@ -1,6 +1,7 @@
 """A norm's scale and shift as part of the linear layers behind it: W' = W diag(scale), b' = b + W shift."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from mmpt.errors import ConfigError
 from mmpt.trunk import Trunk
 from mmpt.trunk.feedforward.dense import DenseFeedForward
 from mmpt.trunk.feedforward.modality_experts import ModalityExperts
+from mmpt.trunk.mlp import Mlp
 from mmpt.trunk.transformer import Block
 
 Foldable = tuple[nn.LayerNorm, list[nn.Linear]]
@@ -28,7 +30,7 @@ def _first_layers(feedforward: nn.Module) -> list[nn.Linear]:
     if isinstance(feedforward, DenseFeedForward):
         return [feedforward.mlp.fc1]
     if isinstance(feedforward, ModalityExperts):
-        return [expert.fc1 for expert in feedforward.experts]  # pyright: ignore[reportAttributeAccessIssue]
+        return [cast("Mlp", expert).fc1 for expert in feedforward.experts]
     raise ConfigError(
         f"fold: {type(feedforward).__name__} does more with a norm's output than one linear map; leave it out"
     )

@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 UNSEEN = 100_000  # documents from here on are in no pretraining
 LABELLED = [topics.document(UNSEEN + number) for number in range(2500)]
 TRAIN, VALIDATION, TEST = LABELLED[:1000], LABELLED[1000:1500], LABELLED[1500:]
-FITS = {  # learning rate and settings
-    "linear_probe": (None, {}),
-    "norm_only": (None, {}),
-    "mask_tuning": (2e-3, {}),
-    "full": (3e-3, {"layer_decay": 1.0}),
-    "auxiliary": (3e-3, {"layer_decay": 1.0, "start": 0.5, "end": 0.25}),
+FITS = {  # epochs, learning rate and settings
+    "linear_probe": (6, None, {}),
+    "norm_only": (6, None, {}),
+    "mask_tuning": (8, None, {}),
+    "full": (6, 3e-3, {"layer_decay": 1.0}),
+    "auxiliary": (6, 3e-3, {"layer_decay": 1.0, "start": 0.5, "end": 0.25}),
 }
 
 
@@ -48,9 +48,9 @@ def fits(run):
     return {name: fitted(Classifier(encoder, label="label"), name, *own) for name, own in FITS.items()}
 
 
-def fitted(task, name, learning_rate, settings):
+def fitted(task, name, epochs, learning_rate, settings):
     strategy = component(Strategy, name, **settings)
-    return task.fit(TRAIN, VALIDATION, strategy=strategy, epochs=6, learning_rate=learning_rate).task
+    return task.fit(TRAIN, VALIDATION, strategy=strategy, epochs=epochs, learning_rate=learning_rate).task
 
 
 def accuracy(task):
@@ -84,7 +84,7 @@ def test_the_auxiliary_loss_halves_what_is_forgotten_at_least(run, fits):
 
 def test_masks_that_are_learned_leave_more_of_a_fitted_task_than_masks_of_chance(fits):
     learned, chance = (copy(fits["full"]) for _ in range(2))
-    fitted(learned, "mask_finetuning", None, {})
+    fitted(learned, "mask_finetuning", 6, None, {})
     strategy = component(Strategy, "mask_finetuning").build()  # with the scores that it begins with
     chance.model = deepcopy(chance.model)
     strategy.prepare(chance.model, chance.encoder)

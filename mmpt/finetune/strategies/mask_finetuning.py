@@ -1,5 +1,7 @@
 """Which weights of a fitted task are better left out (Mask Fine-Tuning; code: Ming-K9/MFT)."""
 
+from torch import nn
+
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError
 from mmpt.finetune.kept import LargestScores, Part, block_layers, unwrap, wrap
@@ -45,7 +47,7 @@ class MaskFinetuning(Strategy):
             raise ConfigError(f"blocks: expected some of 0 to {depth - 1}, got {self.first} and {self.last}")
         wrap(self._layers(model), lambda weight: LargestScores(weight, self.kept))
 
-    def _layers(self, model: MaskedModel) -> list:
+    def _layers(self, model: MaskedModel) -> list[nn.Linear]:
         return block_layers(model, part=self.part, first=self.first, last=self.last)
 
     def scales(self, model: MaskedModel) -> dict[str, float]:
