@@ -74,19 +74,6 @@ def test_a_masked_loss_of_weight_0_changes_not_a_bit(encoder, shards):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_the_auxiliary_loss_keeps_the_encoder_good_at_its_masked_loss(encoder, shards):
-    losses = {}
-    for name in ("full", "auxiliary"):
-        task = Classifier(encoder, label="coin", inputs=["image"])
-        settings = {"start": 1.0, "end": 1.0} if name == "auxiliary" else {}
-        task.fit(shards, strategy=component(Strategy, name, **settings), epochs=4, batch_size=16, learning_rate=1e-2)
-        model, batch = two_losses(encoder)
-        model.backbone.load_state_dict(task.model.backbone.state_dict())
-        hidden = model.hide(batch, 0.0)
-        losses[name] = float(model(batch, hidden, 0.0).metrics["image/loss"][0])
-    assert losses["auxiliary"] < losses["full"]
-
-
 @pytest.fixture
 def softened(tmp_path, shards):
     """A run with soft labels, and the run that says them."""

@@ -19,7 +19,7 @@ from mmpt.finetune.strategies import Strategy
 from mmpt.settings import OptimizerSettings
 from mmpt.training.optimizer import optimizer_for
 
-QUICK = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-2}
+QUICK = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_fit_goes_on_with_the_task_in_memory_from_its_folder_and_by_command(fi
     recipe = tmp_path / "masks.yaml"
     recipe.write_text(
         f"encoder: {folder}\ntask: {{type: classifier, label: place, inputs: [image]}}\ntrain: {shards}\n"
-        "strategy: mask_finetuning\nfit: {epochs: 2, batch_size: 16, learning_rate: 1e-2}\n",
+        "strategy: mask_finetuning\nfit: {epochs: 1, batch_size: 16, learning_rate: 1e-2}\n",
         encoding="utf-8",
     )
     assert main(["finetune", str(recipe), "--out", str(tmp_path / "out")]) == 0
