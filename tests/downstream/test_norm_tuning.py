@@ -62,6 +62,16 @@ def test_two_numbers_a_column_of_each_norm_are_trained_and_the_declared_extras(e
     assert all(any(name.startswith(PLACES[extra]) for name in found - wanted) for extra in extras)
 
 
+def test_norms_of_a_stream_that_the_task_does_not_look_at_stay(encoder):
+    model, _ = unfitted(encoder)
+    unused = nn.LayerNorm(encoder.width).requires_grad_(False)  # as the encoders of speech have one
+    model.backbone.encoder("text").add_module("norm", unused)
+    component(Strategy, "norm_only", extras=["encoders"]).build().prepare(model, encoder)
+    trained = {name for name, own in model.backbone.named_parameters() if own.requires_grad}
+    assert {f"{name}.weight" for name in norms_of(encoder.backbone)} <= trained
+    assert not any(name.startswith("encoders.text.") for name in trained)
+
+
 def test_an_adapter_of_norms_is_two_vectors_each(encoder, plain, tmp_path):
     file = save_adapter(plain.task, tmp_path / "norms")
     own = {name: value.shape for name, value in load_file(file).items() if name.startswith("backbone.")}
