@@ -41,7 +41,7 @@ def fold(norms: Sequence[Foldable]) -> None:
     """Norms are left with scales of 1 and shifts of 0; what comes behind the linear layers is the same."""
     for norm, layers in norms:
         for layer in layers:
-            layer.bias += layer.weight @ norm.bias
-            layer.weight *= norm.weight
+            layer.bias.add_(layer.weight @ norm.bias)
+            layer.weight.mul_(norm.weight)
         norm.weight.fill_(1.0)
         norm.bias.zero_()

@@ -35,7 +35,8 @@ class MaskFinetuning(Strategy):
             raise ConfigError(f"kept: expected a share above 0 and up to 1, got {kept}")
         if blocks is not None and not 0 <= blocks[0] <= blocks[1]:
             raise ConfigError(f"blocks: expected the first and the last, from 0, got {blocks[0]} and {blocks[1]}")
-        self.learning_rate, self.kept, self.part = learning_rate, kept, part
+        self.learning_rate, self.kept = learning_rate, kept
+        self.part: Part = part
         self.first, self.last = blocks or (0, None)
 
     def prepare(self, model: MaskedModel, encoder: Encoder) -> None:
