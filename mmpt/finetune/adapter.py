@@ -1,4 +1,7 @@
-"""A task's binary masks alone: one bit a weight beside the head, for many tasks on one encoder (Zhao et al. 2020)."""
+"""What a task changed of its encoder alone, beside the head, for many tasks on one encoder.
+
+A bit a weight for masks (Zhao et al. 2020), two vectors a norm (Zhao et al. 2023).
+"""
 
 import json
 from pathlib import Path
@@ -20,9 +23,10 @@ KEPT, BACKBONE = "kept.", "backbone."
 
 
 def save_adapter(task: Task, file: str | Path) -> Path:
-    """Write a task that strategy `mask_tuning` fitted as masks and head: ceil(n / 8) bytes for n weights of a layer.
+    """Write a task that changed vectors of its encoder or zeroed weights: these and the head.
 
-    Raises ConfigError where the task is not fitted, or where any weight of its encoder is another one than before.
+    `mask_tuning` and `mask_finetuning` leave ceil(n / 8) bytes for n weights of a layer, `norm_only` vectors.
+    Raises ConfigError where the task is not fitted, or where any matrix of its encoder has other weights than before.
     """
     file = Path(file)
     if task.model is None:
@@ -30,9 +34,11 @@ def save_adapter(task: Task, file: str | Path) -> Path:
     before, tensors = task.encoder.backbone.state_dict(), {}
     for name, value in task.model.state_dict().items():
         own = name.removeprefix(BACKBONE)
-        if own == name:
+        if own != name and torch.equal(value, before[own]):
+            continue
+        if own == name or value.ndim == 1:
             tensors[name] = value.cpu().contiguous()
-        elif not torch.equal(value, before[own]):
+        else:
             tensors[KEPT + own] = _packed(own, value.cpu(), before[own].cpu())
     source = weights_sha256(task.encoder, task.encoder.run or Path())
     facts = {"task": json.dumps(plain_of(task)), "source_sha256": source}

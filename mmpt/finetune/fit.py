@@ -17,7 +17,7 @@ from mmpt.finetune.groups import check_groups
 from mmpt.finetune.loop import Loop
 from mmpt.finetune.parts import Part, find_examples, parts_of
 from mmpt.finetune.result import FitResult
-from mmpt.finetune.saved import TASK, clear, load_result, settings_of
+from mmpt.finetune.saved import TASK, clear, load, load_result, settings_of
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
@@ -53,9 +53,11 @@ def fit(
         raise ConfigError(f"strategy '{strategy.name}' brings a pool, and {kind} looks at no pool; use linear_probe")
     if how.pool:
         task.pool = component(Pool, how.pool)
+    if how.fitted:
+        _begin_fitted(task, strategy.name)
     examples = find_examples(task, train, validation, test)
     notes = check_groups(examples, allowed=allow_shared_groups)
-    parts = parts_of(task, examples, notes)
+    parts = parts_of(task, examples, notes, learn=not how.fitted)
     made = False
     if out is not None:
         made = not (out / MARK).exists()
@@ -75,6 +77,23 @@ def fit(
             if out is not None:
                 _publish(result, out, world)
     return result
+
+
+def _begin_fitted(task: Task, strategy: str) -> None:
+    """The task has the weights of a fit before, or takes them from the encoder's folder; raises ConfigError."""
+    if task.model is not None:
+        return
+    folder = task.encoder.run
+    if folder is None or task.encoder.step is None or not (folder / TASK).exists():
+        raise ConfigError(
+            f"strategy '{strategy}' goes on with a fitted task, and {folder or 'this encoder'} holds none; fit with "
+            "another one first, or give the folder of a fitted task as encoder"
+        )
+    own = load(folder)
+    if (kind := type(own)) is not type(task) or settings_of(own) != settings_of(task):
+        told = f"{kind.__name__} of {own.title}"
+        raise ConfigError(f"strategy '{strategy}' goes on with the task of {folder}, {told}; give it the same settings")
+    task.model, task.facts = own.fitted_model().to(task.encoder.device), own.facts
 
 
 @contextmanager

@@ -66,7 +66,9 @@ class Loop:
         self.model = plain_model(task, settings.seed)
         self.parameters = count_parameters([self.model])
         saved, train = self._newest(), parts["train"]
-        if saved is None:
+        if strategy.fitted:
+            self.model.load_state_dict(task.fitted_model().state_dict())
+        elif saved is None:
             standardise(task, self.model, train, batch_size=2 * settings.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed + 1)

@@ -41,12 +41,13 @@ def find_examples(task: Task, train: Any, validation: Any, test: Any) -> dict[st
     return found
 
 
-def parts_of(task: Task, examples: dict[str, Examples], notes: list[str]) -> dict[str, Part]:
-    """Labels as numbers; the task learns what it must know of the training ones."""
+def parts_of(task: Task, examples: dict[str, Examples], notes: list[str], *, learn: bool = True) -> dict[str, Part]:
+    """Labels as numbers; the task learns what it must know of the training ones, or knows it already."""
     for own in examples.values():
         if all(label is None for label in task.given(own)):
             raise DataError(f"{own.where}: no sample has {task.wanted}")
-    task.facts = _learned(task, examples["train"])
+    if learn:
+        task.facts = _learned(task, examples["train"])
     parts = {}
     for purpose, own in examples.items():
         known, unfit = known_labels(task, own, held=True)

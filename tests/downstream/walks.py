@@ -9,6 +9,10 @@ from PIL import Image
 
 from mmpt.build import build_modalities, build_model, build_sources, facts_of
 from mmpt.config import parse_settings
+from mmpt.finetune import Classifier
+from mmpt.finetune.examples import examples_of
+from mmpt.finetune.model import plain_model
+from mmpt.finetune.rows import Rows
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
 from mmpt.training.frozen_runs import fingerprints, load_frozen
@@ -100,3 +104,20 @@ def shake(run: Path) -> None:
     rmtree(last)
     weights = {name: value + 0.1 for name, value in saved.weights.items()}
     checkpoint.commit(run / "checkpoints", saved._replace(weights=weights))
+
+
+def unfitted(encoder, *, seed: int = 0, inputs: tuple[str, ...] = ("image",), rows: int = 6) -> tuple:
+    """A model as a strategy gets it, and a batch of walks."""
+    task = Classifier(encoder, label="place", inputs=inputs)
+    task.facts = {"classes": list(CLASSES), "counts": [1, 1]}
+    samples = [{name: own for name, own in walk(number).items() if name in inputs} for number in range(rows)]
+    labels: list = [task.read(walk(number)["labels"]["place"]) for number in range(rows)]
+    examples = examples_of(samples, task.inputs, label=None, split="train")
+    return plain_model(task, seed), Rows(task, examples, labels).batch(range(rows))
+
+
+def backward(model, losses, hidden) -> dict[str, torch.Tensor]:
+    """Gradients of the backbone, by name, of the sum of losses as a step has it."""
+    model.zero_grad()
+    sum(loss.total / hidden[name].denominator for name, loss in losses.items()).backward()
+    return {name: p.grad.clone() for name, p in model.backbone.named_parameters() if p.grad is not None}

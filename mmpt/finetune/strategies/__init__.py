@@ -7,7 +7,7 @@ from mmpt.model import MaskedModel
 
 
 class Strategy(ABC):
-    """Works on a backbone with a head of fresh weights, all of them trainable.
+    """Works on a backbone and a head, all of whose weights are trainable; the head's are fresh, if not `fitted`.
 
     Args of every strategy:
         learning_rate: where the fit has none of its own.
@@ -16,6 +16,7 @@ class Strategy(ABC):
     learning_rate: float
     pool = ""  # that the strategy brings along; empty: the task's
     ranks = True  # whether it works on several
+    fitted = False  # whether it begins with all weights of a fitted task, head and all, instead of the encoder's
 
     @abstractmethod
     def prepare(self, model: MaskedModel, encoder: Encoder) -> None:

@@ -49,10 +49,9 @@ class TwoLosses(Objective):
         return step._replace(losses={**faded, **step.losses}, metrics={**more.metrics, **step.metrics})
 
     def weight(self, progress: float) -> float:
-        """It fades exponentially; 0 stays 0."""
-        if self.start == 0:
-            return 0.0
-        return self.start * (self.end / self.start) ** min(max(progress, 0.0), 1.0)
+        """It fades exponentially, from the first number to the last; 0 stays 0."""
+        done = min(max(progress, 0.0), 1.0)
+        return self.start ** (1 - done) * self.end**done
 
     def outputs(self, backbone: Backbone, batch: Batch) -> Float[Tensor, "B ..."]:
         """What the head says of every row."""

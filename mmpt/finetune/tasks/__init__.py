@@ -146,6 +146,9 @@ class Task(ABC):
     ) -> "FitResult":
         """Fine-tune; the task then predicts with the weights of its best epoch.
 
+        A fit begins with the encoder's weights and a fresh head, whether or not the task was fitted before; that of a
+        strategy that goes on with a fitted task (`mask_finetuning`) with the task's own weights, head and all.
+
         Args:
             train: a data set's folder (its split `train`), the folder and a split (`shards/labs/train`), a list of
                 dicts, a dict of columns, or a pandas DataFrame; label and, where there is one, `group` are keys.
