@@ -1,6 +1,6 @@
 """Does pretraining help with few labels? Five modalities, pretrained beside from scratch beside a classical baseline.
 
-    make pretrain && python benchmarks/downstream.py runs/five shards
+    mmpt samples shards && mmpt pretrain five_long && python benchmarks/downstream.py runs/five_long shards
 
 For each modality's sample data and each seed: a stratified tenth of the training labels is drawn, all sides learn from
 it, and all are scored on the same test split.
@@ -9,8 +9,8 @@ it, and all are scored on the same test split.
 - from scratch: the same network with the weights that the run began with, and all else alike.
 - classical: logistic regression on a plain description of the raw field (TF-IDF, pixels, MFCCs, signal, values).
 
-Both networks are fitted with every pair of `--rates` and `--decays` (of lower layers' rates); the pair of the best
-validation score, with the first `--search` seeds, is taken for all seeds. The validation split, at most `--validation`
+Both networks are fitted with every pair of `--rates` and `--decays` (of lower layers' rates); the pair of the best mean
+validation score over the first `--search` seeds is taken for all seeds. The validation split, at most `--validation`
 samples of it, also chooses the epoch, and the baseline's strength. Scores are means over seeds with their standard
 deviation; accuracy, for ECG macro-F1. The gain's 95 % interval resamples groups of test samples and seeds together.
 """
@@ -191,7 +191,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", type=int, default=500, help="samples at most")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3], help="learning rates of the head")
     parser.add_argument("--decays", type=float, nargs="+", default=[0.4, 1.0], help="of the rate, a layer down")
-    parser.add_argument("--search", type=int, default=1, help="seeds whose validation scores choose rate and decay")
+    parser.add_argument("--search", type=int, default=3, help="seeds whose validation scores choose rate and decay")
     parser.add_argument("--streams", nargs="+", default=list(DATA), choices=list(DATA))
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
