@@ -20,7 +20,7 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     What is said of words, frames or pixels is a list, as JSON in a .csv file.
 
     Raises:
-        DataError: a file of another kind, or samples that can't be read; nothing is written then.
+        DataError: a file that is there or of another kind, or samples that can't be read; nothing is written then.
     """
     check_table(out, ".csv", ".parquet")
     task = load(task_folder)

@@ -1,5 +1,6 @@
 """What is learned from labels: how they are read, what the head says, how wrong it is, and by which scores."""
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpt.config import Component, component
+from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.heads import PooledHead, TokenHead
@@ -61,11 +62,14 @@ class Task(ABC):
 
     def __init__(self, encoder: Encoder, *, label: str | None, inputs: Sequence[str] | None) -> None:
         self.encoder, self.label = encoder, label
-        self.inputs = tuple(inputs) if inputs else tuple(encoder.modalities)
+        named = (inputs,) if isinstance(inputs, str) else inputs
+        self.inputs = tuple(named) if named else tuple(encoder.modalities)
         for name in self.inputs:
             if name not in encoder.modalities:
                 there = ", ".join(encoder.modalities)
-                raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}")
+                near = difflib.get_close_matches(name, encoder.modalities, n=1)
+                advice = f"; did you mean '{near[0]}'?" if near else ""
+                raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}{advice}")
         self.facts: dict[str, Any] = {}  # what was learned of the labels
         self.model: MaskedModel | None = None  # once fitted
 
@@ -138,7 +142,7 @@ class Task(ABC):
         validation: Any = None,
         *,
         test: Any = None,
-        strategy: "str | Component[Strategy]" = "full",
+        strategy: "str | Mapping[str, Any] | Component[Strategy]" = "full",
         out: str | Path | None = None,
         allow_shared_groups: bool = False,
         console: "Console | None" = None,
@@ -154,7 +158,8 @@ class Task(ABC):
                 dicts, a dict of columns, or a pandas DataFrame; label and, where there is one, `group` are keys.
             validation: likewise; by default the data set's split `validation`. Epochs are compared on it.
             test: likewise, looked at once at the end.
-            strategy: what is trained: `full`, `linear_probe` ...; see `mmpt/finetune/strategies`.
+            strategy: what is trained: `full`, `linear_probe` ... or with settings, as in a recipe, `{"type": "full",
+                "layer_decay": 0.5}`; see `mmpt/finetune/strategies`.
             out: a folder for checkpoints, figures and the result; with it the same call goes on where it was stopped.
             allow_shared_groups: train although samples of one group are in training and validation or test.
             console: shows progress; None is quiet.
@@ -164,7 +169,6 @@ class Task(ABC):
             ConfigError: settings that make no sense. DataError: samples or labels that can't be read, named.
             Interrupted: after SIGTERM or SIGINT, with `out`: all is saved there.
         """
-        from mmpt.config import component
         from mmpt.finetune.fit import fit
         from mmpt.finetune.strategies import Strategy
 
@@ -173,11 +177,11 @@ class Task(ABC):
             train,
             validation,
             test=test,
-            strategy=component(Strategy, strategy) if isinstance(strategy, str) else strategy,
+            strategy=chosen(Component[Strategy], strategy, "strategy"),
             out=Path(out) if out is not None else None,
             allow_shared_groups=allow_shared_groups,
             console=console,
-            settings=FitSettings(**settings),
+            settings=chosen(FitSettings, {name: _plain(value) for name, value in settings.items()}, ""),
         )
 
     def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
@@ -226,12 +230,17 @@ class Task(ABC):
         return "label"
 
 
+def _plain(value: Any) -> Any:
+    """Python's own number for NumPy's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class RowTask(Task):
     """One label a sample, from one vector of all its streams.
 
     Args:
         encoder, label, inputs: see `Task`.
-        pool: from latents to one vector; `mean` by default.
+        pool: from latents to one vector, by name or as in a recipe; `mean` by default.
     """
 
     pooled = True
@@ -245,7 +254,7 @@ class RowTask(Task):
         pool: Component[Pool] | None = None,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs)
-        self.pool = pool or component(Pool, "mean")
+        self.pool = chosen(Component[Pool], pool or "mean", "pool")
         joined = cast("type[Pool]", self.pool.target).streams
         if joined and len(self.inputs) != joined:
             raise ConfigError(

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
-from mmpt.finetune.classes import class_facts, class_number, confusions, name_of
+from mmpt.finetune.classes import are_numbers, as_given, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
 from mmpt.finetune.tasks import RowTask
@@ -75,7 +75,7 @@ class Classifier(RowTask):
         """The classes, by name, and how many samples each has."""
         facts = class_facts(Counter(map(self.parse, labels)), self.label, "samples")
         check_names(self.class_weights, facts["classes"])
-        return facts
+        return facts | {"numbers": are_numbers(labels)}
 
     @property
     def size(self) -> int:
@@ -96,9 +96,9 @@ class Classifier(RowTask):
         """Probabilities."""
         return list(outputs.float().softmax(1).numpy())
 
-    def decode(self, scores: Sequence[np.ndarray]) -> list[str]:
-        """The most probable class."""
-        return [self.facts["classes"][own.argmax()] for own in scores]
+    def decode(self, scores: Sequence[np.ndarray]) -> list[str | int]:
+        """The most probable class; a number, where all labels were."""
+        return as_given(self.facts, [int(own.argmax()) for own in scores])
 
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray:
         """Of the most probable classes."""

@@ -137,8 +137,9 @@ class MultiLabel(RowTask):
         """The names that the sample has."""
         if isinstance(label, Mapping):
             return {str(name) for name, has in label.items() if _is_true(has, str(name))}
-        if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
-            return set(label)
+        several = label.tolist() if isinstance(label, np.ndarray) else label  # a column of lists read from Parquet
+        if isinstance(several, (list, tuple, set)) and all(isinstance(name, str) for name in several):
+            return set(several)
         if self.stands_for is None or not isinstance(label, str):
             raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
         if label not in self.stands_for:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmpt.config import Component, component
+from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.downstream.retrieval import RANKS, chance, first_ranks
 from mmpt.errors import ConfigError, DataError
@@ -96,7 +96,7 @@ class Retrieval(Task):
         if size < 1 or not temperature > 0:
             raise ConfigError(f"size, temperature: expected 1 or more and above 0, got {size} and {temperature}")
         self.streams, self.size, self.temperature = tuple(streams), size, temperature
-        self.pool = pool or component(Pool, "mean")
+        self.pool = chosen(Component[Pool], pool or "mean", "pool")
         if cast("type[Pool]", self.pool.target).streams:
             raise ConfigError(f"pool: '{self.pool.name}' joins streams, and each is by itself here; use another")
         self.metrics = metrics_of(self.streams)
