@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mmpt.downstream.tables import check_table
-from mmpt.finetune.evaluate import judged
+from mmpt.finetune.evaluate import said_of
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.saved import load
 from mmpt.finetune.tasks import RowTask
@@ -25,7 +25,7 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     check_table(out, ".csv", ".parquet")
     task = load(task_folder)
     examples = examples_of(data, task.inputs, label=None, split="test")
-    scores = judged(task, task.fitted_model(), examples, None, batch_size=64).scores
+    scores = said_of(task, examples, batch_size=64)
     said = [_plain(own) for own in task.decode(scores)]
     table = pd.DataFrame({"key": examples.names, "prediction": said})
     if all(own is None or isinstance(own, int) for own in said):

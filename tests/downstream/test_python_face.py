@@ -4,11 +4,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from walks import CLASSES, picture, walk
+from walks import CLASSES, picture, prose, walk
 
 import mmpt
+from mmpt.downstream.encoder import CutWarning
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import Classifier, MultiLabel, Retrieval, TokenTagger
+from mmpt.finetune.model import plain_model
 
 QUICK = {"epochs": 1, "batch_size": 16, "strategy": "linear_probe"}
 
@@ -63,6 +65,20 @@ def test_a_wrong_setting_of_a_fit_is_a_sentence_with_the_nearest_name(encoder, s
 def test_one_sample_is_not_taken_for_columns_of_letters_or_keys(encoder, sample, sentence):
     with pytest.raises(DataError, match=sentence):
         Classifier(encoder, label="place").predict(sample)
+
+
+def test_what_is_longer_than_the_encoder_takes_is_told_of(encoder):
+    task = Classifier(encoder, label="place", inputs=["text"])
+    task.facts = {"classes": list(CLASSES), "counts": [1, 1]}
+    task.model = plain_model(task)
+    long = [{"text": "tide " * 50, "place": "sea"}, {"text": "tide", "place": "sea"}]
+    with pytest.warns(CutWarning, match=r"1 of 2 samples were cut, being longer than the encoder takes \(text 24\)"):
+        task.predict(long)
+    with pytest.warns(CutWarning, match="1 of 2 samples"):
+        task.evaluate(long)
+    train = [{"text": prose(n % 2, n), "place": CLASSES[n % 2]} for n in range(12)]
+    notes = Classifier(encoder, label="place", inputs=["text"]).fit(train, long, **QUICK).notes
+    assert notes == ("validation: 1 of 2 samples were cut, being longer than the encoder takes (text 24)",)
 
 
 def test_predictions_are_numbers_where_labels_were(encoder):

@@ -194,11 +194,11 @@ class Task(ABC):
         return np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
 
     def _said(self, samples: Any, batch_size: int) -> list[np.ndarray]:
-        from mmpt.finetune.evaluate import judged
+        from mmpt.finetune.evaluate import said_of
         from mmpt.finetune.examples import examples_of
 
         examples = examples_of(samples, self.inputs, label=None, split="test")
-        return judged(self, self.fitted_model(), examples, None, batch_size=batch_size).scores
+        return said_of(self, examples, batch_size=batch_size)
 
     def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Score]":
         """Every metric of labelled samples: its 95 % interval over resampled groups, and the trivial guess's."""
