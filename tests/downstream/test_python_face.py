@@ -83,7 +83,7 @@ def test_what_is_longer_than_the_encoder_takes_is_told_of(encoder):
 
 def test_predictions_are_numbers_where_labels_were(encoder):
     scores = [np.array([0.1, 0.9]), np.array([0.8, 0.2])]
-    for labels, said in ((np.array([3, 12, 3, 12]), [3, 12]), (["3", "12", "3", "12"], ["3", "12"])):
+    for labels, said in (([np.int64(3), 12, 3, 12], [3, 12]), (["3", "12", "3", "12"], ["3", "12"])):
         task = Classifier(encoder, label="place")
         task.facts = task.learn(labels)
         assert task.facts["classes"] == ["12", "3"]

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mmpt.finetune.strategies import Strategy
 
 
+Inputs = tuple[str, ...] | list[str] | str | None  # names of streams, or of one
+PoolChoice = Component[Pool] | str | Mapping[str, Any] | None  # by itself, by name, or as in a recipe
+
+
 class Sample(NamedTuple):
     """One sample as it goes into the model: what its label is held against."""
 
@@ -60,7 +64,7 @@ class Task(ABC):
     leaves_out: bool = False
     pool: Component[Pool]
 
-    def __init__(self, encoder: Encoder, *, label: str | None, inputs: Sequence[str] | None) -> None:
+    def __init__(self, encoder: Encoder, *, label: str | None, inputs: Inputs) -> None:
         self.encoder, self.label = encoder, label
         named = (inputs,) if isinstance(inputs, str) else inputs
         self.inputs = tuple(named) if named else tuple(encoder.modalities)
@@ -250,8 +254,8 @@ class RowTask(Task):
         encoder: Encoder,
         *,
         label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
+        inputs: Inputs = None,
+        pool: PoolChoice = None,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs)
         self.pool = chosen(Component[Pool], pool or "mean", "pool")
@@ -315,7 +319,7 @@ class StreamTask(Task):
         inputs: the streams to look at, `stream` among them; by default it alone.
     """
 
-    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Sequence[str] | None) -> None:
+    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Inputs) -> None:
         super().__init__(encoder, label=label, inputs=inputs or (stream,))
         if stream not in self.inputs:
             raise ConfigError(f"inputs: '{stream}' is tagged and not among {', '.join(self.inputs)}; add it")

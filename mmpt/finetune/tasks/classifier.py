@@ -10,14 +10,12 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.classes import are_numbers, as_given, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import RowTask
-from mmpt.pools import Pool
+from mmpt.finetune.tasks import Inputs, PoolChoice, RowTask
 from mmpt.tokens import Batch
 
 
@@ -58,8 +56,8 @@ class Classifier(RowTask):
         encoder: Encoder,
         *,
         label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
+        inputs: Inputs = None,
+        pool: PoolChoice = None,
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
     ) -> None:

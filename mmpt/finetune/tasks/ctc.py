@@ -16,7 +16,7 @@ from mmpt.encoders.sound import Sound
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, StreamTask
+from mmpt.finetune.tasks import Inputs, Sample, StreamTask
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class CTC(StreamTask):
         *,
         label: str,
         stream: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
+        inputs: Inputs = None,
         letters: Literal["plain", "as_written"] = "plain",
         decoding: Literal["greedy", "beam"] = "greedy",
         beam_size: int = 50,

@@ -19,7 +19,7 @@ from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.gather import of_all_ranks
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, Task
+from mmpt.finetune.tasks import PoolChoice, Sample, Task
 from mmpt.pools import Pool, TokenLatents
 from mmpt.tokens import Batch, Content, Labels
 
@@ -86,7 +86,7 @@ class Retrieval(Task):
         encoder: Encoder,
         *,
         streams: tuple[str, ...] | list[str],
-        pool: Component[Pool] | None = None,
+        pool: PoolChoice = None,
         size: int = 128,
         temperature: float = 0.07,
     ) -> None:

@@ -22,7 +22,7 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import UNKNOWN, are_numbers, as_given, class_facts, class_number, name_of
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, StreamTask
+from mmpt.finetune.tasks import Inputs, Sample, StreamTask
 from mmpt.finetune.words import Words, words_of
 from mmpt.tokens import Batch, Content, Labels
 
@@ -60,7 +60,7 @@ class TokenTagger(StreamTask):
         *,
         label: str,
         stream: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
+        inputs: Inputs = None,
         rate: float | None = None,
         words: Words = "tokenizer",
         class_weights: ClassWeights = None,
