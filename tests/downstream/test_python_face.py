@@ -1,6 +1,7 @@
 """What a first user writes in Python: names instead of parts, one sample, arrays, the same fit again."""
 
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import mmpt
 from mmpt.downstream.encoder import CutWarning
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import Classifier, MultiLabel, Retrieval, TokenTagger
+from mmpt.finetune.class_weights import by_name
 from mmpt.finetune.model import plain_model
 
 QUICK = {"epochs": 1, "batch_size": 16, "strategy": "linear_probe"}
@@ -51,6 +53,18 @@ def test_a_pool_and_a_stream_may_be_said_by_name_or_as_in_a_recipe(encoder):
 def test_a_wrong_setting_of_a_fit_is_a_sentence_with_the_nearest_name(encoder, settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         Classifier(encoder, label="place").fit(records(range(8)), records(range(8, 12)), **settings)
+
+
+def test_a_word_that_means_nothing_is_not_taken_for_the_other_choice(encoder):
+    """Types are not checked where a user runs this, as they are in tests; so the functions below all checks."""
+    said = {"label": "place", "stream": "text"}
+    with pytest.raises(ConfigError, match=r"words: expected a choice \(tokenizer, space\), got 'spaces'; did you"):
+        inspect.unwrap(TokenTagger.__init__)(object.__new__(TokenTagger), encoder, **said, words="spaces")
+    for weights in ("balance", [1.0, 2.0]):
+        with pytest.raises(ConfigError, match="class_weights: expected balanced, or a dict of a weight a class, got"):
+            inspect.unwrap(by_name)(weights)
+    with pytest.raises(ConfigError, match="label_smoothing: expected a share from 0 to 1"):
+        Classifier(encoder, label="place", label_smoothing=1.5)
 
 
 @pytest.mark.parametrize(

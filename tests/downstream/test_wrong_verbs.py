@@ -87,6 +87,10 @@ def place(tmp_path_factory, run, shards, write_shards):
             "file: is a file; choose another name",
         ),
         ("compress depth --out file/out run=run data=walks", "file is a file, and would have to be a folder; choose"),
+        (
+            "retrieve task walks --streams image,text",
+            "task: is an encoder without what it was pretrained with, as tasks, exports and smaller models are; name",
+        ),
         ("embed run walks/test --out e.parquet", "walks is a data set, and all of it is read here: name that"),
         ("embed run walks --out e.parquet --streams sound", "streams: the run has no 'sound'; it has text, image"),
         ("embed run train --out e.parquet --streams text", "train: no sample has text"),

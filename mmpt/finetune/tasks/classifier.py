@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmpt.downstream.encoder import Encoder
+from mmpt.errors import ConfigError
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.classes import are_numbers, as_given, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
@@ -63,6 +64,8 @@ class Classifier(RowTask):
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs, pool=pool)
         self.class_weights: ClassWeights = by_name(class_weights)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"label_smoothing: expected a share from 0 to 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def parse(self, label: Any) -> str:

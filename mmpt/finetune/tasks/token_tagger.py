@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mmpt.config import chosen
 from mmpt.data.unit_labels import TOLERANCE, token_labels
 from mmpt.downstream.encoder import CutWarning, Encoder
 from mmpt.encoders.sound import Sound
@@ -66,7 +67,7 @@ class TokenTagger(StreamTask):
         class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
-        self.words: Words = words
+        self.words: Words = chosen(Words, words, "words")
         self.class_weights: ClassWeights = by_name(class_weights)
         self.rate = rate
         if rate is not None and not isinstance(self.modality, Sound):
