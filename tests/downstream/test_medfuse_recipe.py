@@ -76,7 +76,7 @@ def test_the_recipe_fits_and_its_task_names_diseases(patients, tmp_path):
     assert 0 <= result.metrics["macro_auroc"].low <= result.metrics["macro_auroc"].high <= 1
     again = load(tmp_path / "fit")
     assert to_plain(again.stands_for) == to_plain(result.task.stands_for)
-    with pytest.warns(CutWarning, match=r"being longer than the encoder takes \(.*text 32\)"):
+    with pytest.warns(CutWarning, match=r"being longer than the encoder takes \(.*text 30\)"):
         assert all(set(found) <= set(names) for found in again.predict(shards))
 
 

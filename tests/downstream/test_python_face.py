@@ -86,13 +86,13 @@ def test_what_is_longer_than_the_encoder_takes_is_told_of(encoder):
     task.facts = {"classes": list(CLASSES), "counts": [1, 1]}
     task.model = plain_model(task)
     long = [{"text": "tide " * 50, "place": "sea"}, {"text": "tide", "place": "sea"}]
-    with pytest.warns(CutWarning, match=r"1 of 2 samples were cut, being longer than the encoder takes \(text 24\)"):
+    with pytest.warns(CutWarning, match=r"1 of 2 samples were cut, being longer than the encoder takes \(text 22\)"):
         task.predict(long)
     with pytest.warns(CutWarning, match="1 of 2 samples"):
         task.evaluate(long)
     train = [{"text": prose(n % 2, n), "place": CLASSES[n % 2]} for n in range(12)]
     notes = Classifier(encoder, label="place", inputs=["text"]).fit(train, long, **QUICK).notes
-    assert notes == ("validation: 1 of 2 samples were cut, being longer than the encoder takes (text 24)",)
+    assert notes == ("validation: 1 of 2 samples were cut, being longer than the encoder takes (text 22)",)
 
 
 def test_predictions_are_numbers_where_labels_were(encoder):

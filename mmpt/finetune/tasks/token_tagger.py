@@ -182,7 +182,7 @@ class TokenTagger(StreamTask):
 
     def decode(self, scores: Sequence[np.ndarray]) -> list[list[str | int]]:
         """The most probable class of each word or frame; a number, where all labels were."""
-        return [as_given(self.facts, own.argmax(1)) for own in scores]
+        return [as_given(self.facts, own.argmax(1).tolist()) for own in scores]
 
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> Int[np.ndarray, "V V"]:
         """Over all samples."""
