@@ -94,7 +94,7 @@ class TimmPeer(Peer):
     """timm's VisionTransformer: weights, and the numbers to build it with."""
 
     use = (
-        "config = json.load(open('{folder}/config.json')); "
+        "config = json.loads(pathlib.Path('{folder}/config.json').read_text()); "
         "norm = functools.partial(torch.nn.LayerNorm, eps=config['norm_eps'])\n"
         "    model = timm.models.VisionTransformer(**config['model'], norm_layer=norm)\n"
         "    model.load_state_dict(safetensors.torch.load_file('{folder}/model.safetensors'))"

@@ -110,6 +110,7 @@ def test_pictures_go_to_both_libraries(run, tmp_path, to):
 
 def test_the_card_s_lines_load_a_model_of_timm(run, tmp_path, monkeypatch):
     import functools
+    import pathlib
 
     import safetensors.torch
     import timm
@@ -117,7 +118,8 @@ def test_the_card_s_lines_load_a_model_of_timm(run, tmp_path, monkeypatch):
     command.export(run, tmp_path / "image", to="timm", modality="image")
     card = (tmp_path / "image" / "README.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in card.splitlines() if line.startswith("    ")][:3]
-    names = {"json": json, "functools": functools, "torch": torch, "timm": timm, "safetensors": safetensors}
+    names = {"json": json, "functools": functools, "pathlib": pathlib, "torch": torch}
+    names |= {"timm": timm, "safetensors": safetensors}
     monkeypatch.chdir(tmp_path)
     exec("\n".join(lines), names)
     assert names["model"].norm.eps == mmpt.load(run).recipe.trunk.settings["norm_eps"]
