@@ -53,7 +53,7 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     predict.add_argument("task", metavar="TASK", help="folder of 'mmpt finetune'")
     predict.add_argument("data", metavar="DATA", help="data set (its split test), or a data set and a split")
-    predict.add_argument("--out", metavar="FILE", required=True, help="a .csv or .parquet file")
+    predict.add_argument("--out", metavar="FILE", required=True, help="a .csv or .parquet file that is not there yet")
     predict.set_defaults(run=run_predict)
 
     embed = add_verb(
@@ -62,9 +62,9 @@ def add_finetune_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "write the features of every sample; goes on where it was stopped",
         "mmpt embed runs/five shards/ecg --out ecg.parquet",
     )
-    embed.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
+    embed.add_argument("run_folder", metavar="RUN", help="run folder, a fitted task, or another library's folder")
     embed.add_argument("data", metavar="DATA", help="data set")
-    embed.add_argument("--out", metavar="FILE", required=True, help="a .parquet file")
+    embed.add_argument("--out", metavar="FILE", required=True, help="a .parquet file that is not there yet")
     embed.add_argument(
         "--streams", metavar="A,B", help="fields to encode (default: all the run knows, or a task's inputs)"
     )
@@ -88,7 +88,7 @@ def add_compress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "mmpt compress depth --out runs/shallow run=runs/ecg_mae data=shards/ecg",
         f"{EXITS}     (students, who are trained; other methods begin anew)\n",
     )
-    compress.add_argument("recipe", metavar="RECIPE", help="YAML file, or a name in configs/compress")
+    compress.add_argument("recipe", metavar="RECIPE", help="YAML file, or one of depth, student, two_four")
     compress.add_argument("settings", nargs="*", metavar="key=value", help="replaces the recipe's, as method.depth=2")
     compress.add_argument("--out", metavar="DIR", required=True, help="gets the run folder")
     compress.set_defaults(run=run_compress)
@@ -102,7 +102,7 @@ def add_export(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "write an encoder in the form of another library, with a certificate that it computes the same",
         "mmpt export runs/five --to transformers --modality text --out five-text",
     )
-    export.add_argument("run_folder", metavar="RUN", help="run folder of 'mmpt pretrain' or 'mmpt finetune'")
+    export.add_argument("run_folder", metavar="RUN", help="run folder, a fitted task, or another library's folder")
     export.add_argument(
         "--to", required=True, choices=("transformers", "timm", "safetensors", "onnx"), help="which library reads it"
     )

@@ -91,8 +91,13 @@ def parse_settings(text: str, overrides: Sequence[str], schema: type[T], *, name
 
 def component(contract: type[Contract], type_: str, /, **settings: Any) -> Component[Contract]:
     """A part chosen in Python, checked as a recipe's is: `component(Unit, "span", length=10)`."""
+    return chosen(Component[contract], {"type": type_, **settings}, type_)
+
+
+def chosen(annotation: Any, given: Any, name: str) -> Any:
+    """What a recipe would say at `name`, said in Python: a part by its name or a dict, a dict of settings."""
     reader = _Reader()
-    return reader.finish(reader.read(locate({"type": type_, **settings}), Component[contract], type_))
+    return reader.finish(reader.read(locate(given), annotation, name))
 
 
 def to_plain(settings: Any) -> Any:

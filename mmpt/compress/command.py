@@ -16,6 +16,7 @@ from mmpt.config import Component, dump_yaml, load_settings, to_plain
 from mmpt.data.manifest import load_manifest
 from mmpt.downstream.encoder import Encoder, find_checkpoint, load
 from mmpt.downstream.fields import check_fields
+from mmpt.downstream.tables import check_folder
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.saved import TASK
 from mmpt.recipes import find_recipe
@@ -129,6 +130,7 @@ def _work(settings: CompressRecipe, out: Path, console: Console | None) -> Work:
 
 def _same(out: Path, settings: CompressRecipe) -> None:
     """The folder is new, or one that this very recipe began; raises ConfigError otherwise."""
+    check_folder(out)
     text, file = dump_yaml(settings), out / MARK
     if (out / RESULT).exists():
         raise ConfigError(f"{out}: holds a finished compression; choose another --out")

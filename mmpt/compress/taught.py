@@ -12,6 +12,7 @@ from mmpt.errors import ConfigError
 from mmpt.finetune.evaluate import outputs_by_batch
 from mmpt.finetune.examples import Examples
 from mmpt.finetune.objective import labels_of
+from mmpt.finetune.rows import Rows
 from mmpt.finetune.tasks import RowTask, Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.tokens import Batch, Content, Labels
@@ -23,7 +24,7 @@ ROWS = 64  # that a teacher looks at in one go
 def said_by(task: Task, examples: Examples) -> tuple[Float[np.ndarray, "B P"], list[Any]]:
     """Outputs of a fitted task's head, and what they come to for people; one of each for every sample."""
     outputs, scores = [], []
-    for batch, own in outputs_by_batch(task, task.fitted_model(), examples, None, batch_size=ROWS):
+    for batch, own in outputs_by_batch(task.fitted_model(), Rows(task, examples, None), batch_size=ROWS):
         outputs.append(own.float())
         scores.extend(task.scores(own, batch))
     return torch.cat(outputs).numpy(), task.decode(scores)

@@ -51,8 +51,6 @@ def embed(
             or unreadable samples.
     """
     check_table(out, ".parquet")
-    if out.exists():
-        raise DataError(f"{out}: is there already; choose another name or remove it")
     encoder, manifest = load(run), load_manifest(data)
     pool = pool or ("mean" if encoder.own is None else "own")
     used = [name for name in streams or encoder.modalities if streams or name in manifest.fields]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mmpt.build import build_modalities, build_model, load_facts, load_weights
 from mmpt.encoders import Modality
+from mmpt.errors import CheckpointError
 from mmpt.model import MaskedModel
 from mmpt.settings import Recipe
 from mmpt.training import checkpoint
@@ -25,7 +26,7 @@ class Pretrained(NamedTuple):
 def load_pretrained(run: Path, *, step: int | None = None) -> Pretrained:
     """On the host: the checkpoint of `step` where there is a whole one, else the newest.
 
-    Raises CheckpointError or ConfigError for a folder that can't be used.
+    Raises CheckpointError or ConfigError for a folder that can't be used, or that has an encoder alone.
     """
     recipe = load_recipe(run)
     modalities = build_modalities(recipe.streams, load_facts(run))
@@ -34,6 +35,12 @@ def load_pretrained(run: Path, *, step: int | None = None) -> Pretrained:
     if found is None:
         return Pretrained(run, recipe, modalities, model, None)
     saved = checkpoint.load(found, moments=False)
+    own = [name for name, _ in model.objective.named_parameters(prefix="objective")]
+    if own and not any(name in saved.weights for name in own):
+        raise CheckpointError(
+            f"{run}: is an encoder without what it was pretrained with, as tasks, exports and smaller models are; name "
+            "the run of 'mmpt pretrain' that it came from"
+        )
     load_weights(model, saved.weights)
     return Pretrained(run, recipe, modalities, model, int(saved.state["step"]))
 

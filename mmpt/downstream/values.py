@@ -20,10 +20,11 @@ def read_value(modality: Modality, value: Any) -> tuple[np.ndarray, bool]:
     """
     raw = raw_value(modality, value)
     values = modality.read(raw, 0, modality.limit, None)
-    return values, _is_longer(modality, raw, len(values))
+    return values, is_longer(modality, raw, len(values))
 
 
-def _is_longer(modality: Modality, raw: Any, tokens: int) -> bool:
+def is_longer(modality: Modality, raw: Any, tokens: int) -> bool:
+    """Whether a raw value, of which so many tokens were read, has more than the modality allows."""
     if modality.kind != "text":
         return len(modality.pieces(measure(Field("", modality.kind, ()), raw, None))) > 1
     # a text is as long as it has tokens, which reading alone tells

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpt.build import build_model
-from mmpt.downstream.encoder import load
-from mmpt.downstream.pretrained import load_pretrained
+from mmpt.build import build_backbone, build_modalities, build_model, load_facts, load_weights
+from mmpt.downstream.encoder import find_checkpoint, load
 from mmpt.encoders import Modality
+from mmpt.foreign.donor import is_foreign
 from mmpt.model import Backbone
 from mmpt.objectives.masked_prediction import MaskedPrediction
 from mmpt.settings import Recipe
-from mmpt.training.checkpoint import holds
+from mmpt.training import checkpoint
+from mmpt.training.run import load_recipe, run_and_step
 
 
 class Subject(NamedTuple):
@@ -29,17 +30,24 @@ def subject_of(run: Path, step: int | None, *, untrained: bool) -> Subject:
 
     Raises CheckpointError where there is nothing of the kind.
     """
-    encoder = load(run, step=step, untrained=untrained, device="cpu")
-    recipe, modalities = encoder.recipe, encoder.modalities
-    own, step = encoder.run or run, encoder.step
-    hides = issubclass(recipe.objective.target, MaskedPrediction) and encoder.origin is None
-    if hides and untrained:
-        fresh = build_model(recipe, modalities).requires_grad_(False).eval()
-        return Subject(recipe, modalities, fresh.backbone, _masked(fresh.objective), None)
-    if hides and holds(own, step, "objective.streams."):
-        trained = load_pretrained(own, step=step).model
-        return Subject(recipe, modalities, trained.backbone, _masked(trained.objective), step)
-    return Subject(recipe, modalities, encoder.backbone, None, step)
+    if is_foreign(run, None):
+        encoder = load(run, step=step, untrained=untrained, device="cpu")
+        return Subject(encoder.recipe, encoder.modalities, encoder.backbone, None, encoder.step)
+    own, step = run_and_step(run, step)
+    recipe = load_recipe(own)
+    modalities = build_modalities(recipe.streams, load_facts(own))
+    saved = None if untrained else checkpoint.load(find_checkpoint(own, step), moments=False)
+    step = None if saved is None else int(saved.state["step"])
+    hides = issubclass(recipe.objective.target, MaskedPrediction)
+    if hides and (saved is None or any(name.startswith("objective.streams.") for name in saved.weights)):
+        model = build_model(recipe, modalities).requires_grad_(False).eval()
+        if saved is not None:
+            load_weights(model, saved.weights)
+        return Subject(recipe, modalities, model.backbone, _masked(model.objective), step)
+    backbone = build_backbone(recipe, modalities).requires_grad_(False).eval()
+    if saved is not None:
+        load_weights(backbone, saved.weights, prefix="backbone.")
+    return Subject(recipe, modalities, backbone, None, step)
 
 
 def _masked(objective: object) -> MaskedPrediction:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from mmpt.build import POOL, save_facts
 from mmpt.config import dump_yaml
 from mmpt.downstream.encoder import Encoder, load, weights_sha256
+from mmpt.downstream.tables import check_folder
 from mmpt.downstream.values import raw_value
 from mmpt.encoders import Modality
 from mmpt.errors import ConfigError
@@ -21,7 +23,8 @@ from mmpt.export.fixtures import fixtures_of
 from mmpt.export.inputs import inputs_and_outputs
 from mmpt.export.one_stream import one_stream
 from mmpt.export.peers import has_peer, peer_of
-from mmpt.export.samples import COMPARED, differences
+from mmpt.export.samples import COMPARED, differences, furthest
+from mmpt.export.silence import without_bars
 from mmpt.tokens import Batch, Content
 from mmpt.training import checkpoint
 
@@ -80,12 +83,14 @@ def export(
         raise ConfigError(f"--to: expected one of {', '.join(TARGETS)}, got '{to}'")
     if out.exists():
         raise ConfigError(f"{out}: is there already; choose another folder")
+    check_folder(out)
     encoder = load(run, step=step, device="cpu")
     staged = out.with_name(f".{out.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        written = _written(encoder, staged, to, modality)
+        with without_bars() if to == "transformers" else nullcontext():
+            written = _written(encoder, staged, to, modality)
         certificate = _certificate(encoder, run, to, written, tolerance)
         if not certificate["largest_difference"] <= tolerance:
             raise ConfigError(
@@ -143,7 +148,7 @@ def _alone(encoder: Encoder, folder: Path, to: str, stream: str) -> tuple[dict[s
     content = _content(modality)
     ours = encoder.backbone(_batch({stream: content}))[stream].x
     theirs = peer.latents(folder, content)
-    return {stream: float((ours - theirs)[content.valid].abs().max())}, peer.use
+    return {stream: furthest(ours, theirs, content.valid)}, peer.use
 
 
 @torch.no_grad()
@@ -157,9 +162,7 @@ def _whole(encoder: Encoder, folder: Path) -> dict[str, float]:
     checkpoint.commit(folder / "checkpoints", checkpoint.Saved(weights, {}, {"step": encoder.step or 0}))
     again, batch = load(folder, device="cpu"), _batch({name: _content(m) for name, m in encoder.modalities.items()})
     ours, theirs = encoder.backbone(batch), again.backbone(batch)
-    return {
-        name: float((tokens.x - theirs[name].x)[batch.streams[name].valid].abs().max()) for name, tokens in ours.items()
-    }
+    return {name: furthest(own.x, theirs[name].x, batch.streams[name].valid) for name, own in ours.items()}
 
 
 def _content(modality: Modality) -> Content:

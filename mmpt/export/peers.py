@@ -93,7 +93,12 @@ class ViTPeer(Peer):
 class TimmPeer(Peer):
     """timm's VisionTransformer: weights, and the numbers to build it with."""
 
-    use = "timm.models.VisionTransformer(**json.load(open('{folder}/config.json'))['model'])  # then load_state_dict"
+    use = (
+        "config = json.loads(pathlib.Path('{folder}/config.json').read_text()); "
+        "norm = functools.partial(torch.nn.LayerNorm, eps=config['norm_eps'])\n"
+        "    model = timm.models.VisionTransformer(**config['model'], norm_layer=norm)\n"
+        "    model.load_state_dict(safetensors.torch.load_file('{folder}/model.safetensors'))"
+    )
 
     def save(self, folder: Path) -> None:
         from mmpt.export.timm import to_timm

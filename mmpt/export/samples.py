@@ -1,8 +1,10 @@
 """The batches that an export of any number of streams is compared on."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmpt.downstream.values import raw_value
@@ -38,12 +40,16 @@ def example_inputs(modalities: Mapping[str, Modality]) -> list[dict[str, Tensor]
 
 @torch.no_grad()
 def differences(backbone: Backbone, modalities: Mapping[str, Modality], latents: Latents) -> dict[str, float]:
-    """By stream, the largest absolute difference where there is no padding; infinite where one is no number."""
+    """By stream, over all batches."""
     largest = dict.fromkeys(modalities, 0.0)
     for inputs in example_inputs(modalities):
         batch = batch_of(inputs, modalities)
         ours, theirs = backbone(batch), latents(inputs)
         for name, tokens in ours.items():
-            apart = (tokens.x - theirs[name])[batch.streams[name].valid].abs().nan_to_num(nan=float("inf"))
-            largest[name] = max(largest[name], float(apart.max()))
+            largest[name] = max(largest[name], furthest(tokens.x, theirs[name], batch.streams[name].valid))
     return largest
+
+
+def furthest(ours: Float[Tensor, "B N D"], theirs: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"]) -> float:
+    """The largest absolute difference where there is no padding; infinite where one is no number."""
+    return float((ours - theirs)[valid].abs().nan_to_num(nan=math.inf).max())

@@ -44,7 +44,9 @@ def trunk_shape(trunk: Trunk, *, norm: Norm = "pre") -> TrunkShape:
     for block in blocks:
         if not isinstance(block.feedforward, DenseFeedForward):
             kind = type(block.feedforward).__name__
-            raise ConfigError(f"only a dense feed-forward can be exported, this trunk has {kind}; use dense")
+            raise ConfigError(
+                f"only a dense feed-forward can be exported, this trunk has {kind}; onnx and safetensors take it"
+            )
     widths = [cast("DenseFeedForward", block.feedforward).mlp.fc1.out_features for block in blocks]
     if len(set(widths)) > 1:
         found = ", ".join(map(str, widths))

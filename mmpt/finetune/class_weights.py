@@ -16,9 +16,11 @@ ClassWeights = Literal["balanced"] | Mapping[Any, float] | None
 
 
 def by_name(given: ClassWeights) -> ClassWeights:
-    """As it is, with names as labels have them; raises ConfigError for a weight that is no positive number."""
-    if not isinstance(given, Mapping):
+    """As it is, with names as labels have them; raises ConfigError for anything else, and for weights of 0 or less."""
+    if given is None or (isinstance(given, str) and given == "balanced"):
         return given
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"class_weights: expected balanced, or a dict of a weight a class, got {given!r}")
     for name, weight in given.items():
         if not 0 < weight < math.inf:
             raise ConfigError(f"class_weights.{name}: expected a positive number, got {weight}")

@@ -1,7 +1,7 @@
 """Classes by name: what counts as one, how they are counted, and how guesses at them are scored."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,17 @@ def class_facts(counts: Counter[str], label: str | None, what: str, several: int
         )
     classes = sorted(counts)
     return {"classes": classes, "counts": [counts[name] for name in classes]}
+
+
+def are_numbers(labels: Iterable[Any]) -> bool:
+    """Whether every class came as a number, so that predictions are to be numbers, too; None is no class."""
+    return not any(isinstance(label, str) for label in labels)
+
+
+def as_given(facts: Mapping[str, Any], numbers: Iterable[int]) -> list[str | int]:
+    """Classes by number, in the form that their labels had."""
+    names = [facts["classes"][number] for number in numbers]
+    return [int(name) for name in names] if facts.get("numbers") else names
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:

@@ -183,6 +183,13 @@ def _data_set(path: Path) -> tuple[Manifest, str | None]:
 
 
 def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    for name, values in columns.items():
+        is_column = hasattr(values, "__len__") and hasattr(values, "__iter__")
+        if not is_column or isinstance(values, (str, bytes, bytearray, Mapping)):
+            raise DataError(
+                f"'{name}': expected a column, one value a sample, got a {type(values).__name__}; a sample alone is a "
+                "list of one dict"
+            )
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {length}" for name, length in lengths.items())

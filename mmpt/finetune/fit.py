@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import torch
 from rich.console import Console
 
 from mmpt.config import Component, component
+from mmpt.downstream.encoder import Encoder
+from mmpt.downstream.tables import check_folder
 from mmpt.errors import ConfigError
 from mmpt.finetune.groups import check_groups
 from mmpt.finetune.loop import Loop
 from mmpt.finetune.parts import Part, find_examples, parts_of
 from mmpt.finetune.result import FitResult
-from mmpt.finetune.saved import TASK, clear, load, load_result, settings_of
+from mmpt.finetune.saved import TASK, clear, load, load_result, save, settings_of
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import Task
+from mmpt.parts import unknown
 from mmpt.pools import Pool
 from mmpt.training import engine
 from mmpt.training.progress import quiet
@@ -46,7 +49,7 @@ def fit(
     how = strategy.build()
     metric = settings.metric or next(iter(task.metrics))
     if metric not in task.metrics:
-        raise ConfigError(f"metric: expected one of {', '.join(task.metrics)}, got '{metric}'")
+        raise ConfigError(f"metric: {unknown('a metric', list(task.metrics), metric)}")
     _check(settings, how, strategy.name)
     if how.pool and not task.pooled:
         kind = type(task).__name__
@@ -63,7 +66,7 @@ def fit(
         made = not (out / MARK).exists()
         _same_fit(out, task, strategy, settings, parts)
         if (out / TASK).exists():
-            return load_result(out)
+            return _as_it_was(task, load_result(out))
     with tempfile.TemporaryDirectory() as scratch:
         log = (out or Path(scratch)) / "log.txt"
         with quiet(log, speaks=console is not None and place()[0] == 0) as terminal:
@@ -96,6 +99,12 @@ def _begin_fitted(task: Task, strategy: str) -> None:
     task.model, task.facts = own.fitted_model().to(task.encoder.device), own.facts
 
 
+def _as_it_was(task: Task, done: FitResult) -> FitResult:
+    """The result of a finished fit; the task predicts with it, as it did then."""
+    task.facts, task.model = done.task.facts, done.task.model
+    return replace(done, task=task)
+
+
 @contextmanager
 def _unmade_if_refused(out: Path | None) -> Iterator[None]:
     """No folder is left of a fit that can't begin."""
@@ -112,7 +121,7 @@ def _unmade_if_refused(out: Path | None) -> Iterator[None]:
 
 def _publish(result: FitResult, out: Path, world: World) -> None:
     if world.rank == 0:
-        result.save(out)
+        save(result.task, out, result=result)
         clear(out / "progress", out / "best")
     torch.distributed.barrier()
 
@@ -135,13 +144,22 @@ def _check(settings: FitSettings, strategy: Strategy, name: str) -> None:
         raise ConfigError(f"strategy '{name}' works on one rank, and there are {ranks}; use another, or one rank")
 
 
+def _weights_of(encoder: Encoder) -> str:
+    """Which of those that a folder may stand for."""
+    if encoder.origin is not None:
+        return ", ".join(encoder.origin.sha256.values())
+    return "untrained" if encoder.step is None else f"step {encoder.step}"
+
+
 def _same_fit(
     out: Path, task: Task, strategy: Component[Strategy], settings: FitSettings, parts: dict[str, Part]
 ) -> None:
     """The folder's fit is this one; raises ConfigError with the first difference."""
+    check_folder(out)
     now = {
         "task": {"type": type(task).__name__, **settings_of(task)},
         "encoder": str(task.encoder.run),
+        "weights": _weights_of(task.encoder),
         "strategy": {"type": strategy.name, **strategy.settings},
         "settings": asdict(settings),
         "samples": {purpose: [part.examples.where, len(part.known)] for purpose, part in parts.items()},
@@ -150,7 +168,7 @@ def _same_fit(
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, value in json.loads(text).items():
-            if before.get(name) != value:
+            if before.get(name, value) != value:  # of an earlier version: it may not say all
                 raise ConfigError(f"{out}: holds a fit with {name} {before.get(name)}, not {value}; use another folder")
         return
     if out.exists() and any(path.name != "log.txt" for path in out.iterdir()):

@@ -98,6 +98,7 @@ class Loop:
         self.updates = int(saved.state["updates"]) if saved else 0
         self.begun = Begun(**saved.state.get("begun", {})) if saved else Begun()
         self.stopping = False
+        self.notes: list[str] = []  # on the samples that were judged
         if saved:
             self.engine.set_moments(saved.moments, self.updates)
         self.nonfinite = NonFinite(MAX_NONFINITE)
@@ -271,7 +272,7 @@ class Loop:
             trained=self.trained,
             parameters=self.parameters,
             strategy=strategy,
-            notes=notes,
+            notes=(*notes, *self.notes),
             confusion=None if confusion is None else confusion.tolist(),
         )
 
@@ -279,6 +280,8 @@ class Loop:
         """The model's scores, those of one who never looks at a sample, and what was taken for what."""
         part, task = self.parts[purpose], self.task
         found = self._judged(purpose)
+        if found.cut:
+            self.notes.append(f"{purpose}: {found.cut}")
         evidence = task.evidence(found.true, found.scores)
         groups = np.array(part.examples.groups)[part.usable]
         own = intervals(task.metrics, evidence, groups, self.settings.seed)

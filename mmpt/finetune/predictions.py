@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mmpt.downstream.tables import check_table
-from mmpt.finetune.evaluate import judged
+from mmpt.finetune.evaluate import said_of
 from mmpt.finetune.examples import examples_of
 from mmpt.finetune.saved import load
 from mmpt.finetune.tasks import RowTask
@@ -20,12 +20,12 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     What is said of words, frames or pixels is a list, as JSON in a .csv file.
 
     Raises:
-        DataError: a file of another kind, or samples that can't be read; nothing is written then.
+        DataError: a file that is there or of another kind, or samples that can't be read; nothing is written then.
     """
     check_table(out, ".csv", ".parquet")
     task = load(task_folder)
     examples = examples_of(data, task.inputs, label=None, split="test")
-    scores = judged(task, task.fitted_model(), examples, None, batch_size=64).scores
+    scores = said_of(task, examples, batch_size=64)
     said = [_plain(own) for own in task.decode(scores)]
     table = pd.DataFrame({"key": examples.names, "prediction": said})
     if all(own is None or isinstance(own, int) for own in said):

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpt.downstream.result import Interval
+from mmpt.downstream.tables import check_folder
+from mmpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmpt.finetune.tasks import Task
@@ -83,8 +85,12 @@ class FitResult:
     def save(self, folder: str | Path) -> Path:
         """The fitted task, which `mmpt.finetune.load` reads, this result and its report.html.
 
-        Raises ConfigError where one is there.
+        Raises ConfigError where anything is there, such as the run that the task began with; DataError where a file is.
         """
-        from mmpt.finetune.saved import save
+        from mmpt.finetune.saved import TASK, save
 
-        return save(self.task, Path(folder), result=self)
+        folder = Path(folder)
+        check_folder(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / TASK).exists():
+            raise ConfigError(f"{folder}: is not empty; choose another folder")
+        return save(self.task, folder, result=self)

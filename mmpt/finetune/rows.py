@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmpt.data.source import row_draw
-from mmpt.downstream.values import raw_value
+from mmpt.downstream.values import is_longer, raw_value
 from mmpt.errors import DataError
 from mmpt.finetune.examples import Examples
 from mmpt.finetune.tasks import Sample, Task
@@ -31,6 +31,7 @@ class Rows:
     ) -> None:
         self.task, self.examples, self.known, self.seed = task, examples, known, seed
         self.augment = augment and task.augments
+        self.cut = 0  # samples that were read and are longer than the encoder takes
 
     def batch(self, numbers: Sequence[int], *, epoch: int = 0, padding: int = 0) -> Batch:
         """These examples, and so many more rows that count for nothing; every input is there, if only as padding."""
@@ -48,14 +49,18 @@ class Rows:
 
     def sample(self, number: int, draw: int) -> Sample:
         """What is read of one; raises DataError that names it."""
-        raw, read, key = {}, {}, draw if self.augment else None
+        raw, read, cut, key = {}, {}, False, draw if self.augment else None
         for name, given in self.examples.values(number).items():
             modality = self.task.encoder.modalities[name]
             try:
                 raw[name] = raw_value(modality, given)
                 read[name] = modality.read(raw[name], 0, modality.limit, key)
+                cut = cut or is_longer(modality, raw[name], len(read[name]))
             except DataError as error:
                 raise DataError(f"{self.examples.place(number)}: '{name}': {error}") from error
+        if not any(map(len, read.values())):
+            raise DataError(f"{self.examples.place(number)}: {' and '.join(raw)} have nothing in them; leave it out")
+        self.cut += cut
         return Sample(raw, read, key)
 
     def label(self, number: int, sample: Sample) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmpt.finetune.evaluate import outputs_by_batch
 from mmpt.finetune.heads import Standard
 from mmpt.finetune.parts import Part
+from mmpt.finetune.rows import Rows
 from mmpt.finetune.tasks import Task
 from mmpt.model import MaskedModel
 
@@ -23,7 +24,7 @@ def standardise(task: Task, model: MaskedModel, part: Part, *, batch_size: int) 
     known = [label if number in chosen else None for number, label in enumerate(part.known)]
     seen: dict[nn.Module, list[Tensor]] = {standard: [] for standard in standards}
     hooks = [own.register_forward_pre_hook(lambda own, rows: seen[own].append(rows[0])) for own in standards]
-    for _ in outputs_by_batch(task, model, part.examples, known, batch_size=batch_size):
+    for _ in outputs_by_batch(model, Rows(task, part.examples, known), batch_size=batch_size):
         pass
     for own, hook in zip(standards, hooks, strict=True):
         hook.remove()

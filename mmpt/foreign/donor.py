@@ -137,6 +137,11 @@ def _family(plain: Mapping[str, Any], file: Path) -> Family:
     name = plain.get("model_type")
     if name is None:
         raise CheckpointError(f"{file}: has no model_type, so it is neither of transformers nor of timm")
+    if name == "mmpt":
+        raise ConfigError(
+            f"{file}: is an export for AutoModel, after 'import mmpt.transformers'; for mmpt.load and all that takes a "
+            "run, export with --to safetensors"
+        )
     kind = families.get(str(name).replace("-", "_"))
     if kind is None:
         able = ", ".join(names.replace("roberta_p", "roberta-p") for names in families)

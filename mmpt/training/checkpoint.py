@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -96,12 +96,6 @@ def load(checkpoint: Path, *, moments: bool = True) -> Saved:
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     weights = load_file(checkpoint / "model.safetensors")
     return Saved(weights, load_file(checkpoint / "optimizer.safetensors") if moments else {}, state)
-
-
-def holds(run: Path, step: int | None, prefix: str) -> bool:
-    """Whether any weight's name in the run's checkpoint of this step begins so."""
-    with safe_open(run / "checkpoints" / f"step-{step or 0:09d}" / "model.safetensors", "pt") as file:
-        return any(name.startswith(prefix) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 def prune(folder: Path, *, keep_last: int, keep_every: int) -> None:

@@ -105,9 +105,10 @@ def load_recipe(run: Path) -> Recipe:
     """The recipe that a run folder holds."""
     file = run / "recipe.yaml"
     if not file.exists():
+        nowhere = "" if run.exists() else "; there is no such folder, and nothing is downloaded"
         raise CheckpointError(
             f"{run}: there is no recipe.yaml, so this is not a run folder, and no config.json, so it is no model of "
-            "transformers or timm either"
+            f"transformers or timm either{nowhere}"
         )
     return load_settings(file, [], Recipe)
 

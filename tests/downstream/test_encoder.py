@@ -217,6 +217,8 @@ def test_what_cannot_be_loaded_says_what_there_is(run, shards, tmp_path):
         mmpt.load(run, step=7)
     with pytest.raises(CheckpointError, match=r"there is no recipe\.yaml, so this is not a run folder"):
         mmpt.load(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no such folder, and nothing is downloaded"):
+        mmpt.load("bert-base-uncased")
     begun = make_run(tmp_path / "begun", shards, steps=())
     with pytest.raises(CheckpointError, match="there is no checkpoint yet"):
         mmpt.load(begun)

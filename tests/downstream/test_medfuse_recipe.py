@@ -9,8 +9,9 @@ from walks import make_run
 import mmpt
 from mmpt.config import component, load_settings, to_plain
 from mmpt.data.builders.labs import build_labs
+from mmpt.downstream.encoder import CutWarning
 from mmpt.errors import DataError
-from mmpt.finetune import MultiLabel, load
+from mmpt.finetune import Classifier, MultiLabel, load
 from mmpt.finetune.recipe import FinetuneRecipe, finetune
 from mmpt.finetune.tasks import Task
 from mmpt.recipes import find_recipe
@@ -75,7 +76,15 @@ def test_the_recipe_fits_and_its_task_names_diseases(patients, tmp_path):
     assert 0 <= result.metrics["macro_auroc"].low <= result.metrics["macro_auroc"].high <= 1
     again = load(tmp_path / "fit")
     assert to_plain(again.stands_for) == to_plain(result.task.stands_for)
-    assert all(set(found) <= set(names) for found in again.predict(shards))
+    with pytest.warns(CutWarning, match=r"being longer than the encoder takes \(.*text 30\)"):
+        assert all(set(found) <= set(names) for found in again.predict(shards))
+
+
+def test_a_row_without_any_value_is_no_sample(encoder):
+    task = Classifier(encoder, label="hospdead", inputs=["labs"])
+    rows = [{"labs": {"sodium": 138.0}, "hospdead": 0}, {"labs": {}, "hospdead": 1}]
+    with pytest.raises(DataError, match="sample 1: labs have nothing in them; leave it out"):
+        task.fit(rows, rows[:1] * 2, epochs=1, allow_shared_groups=True)
 
 
 def test_every_group_of_the_table_stands_for_its_diseases(table):

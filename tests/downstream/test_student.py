@@ -158,7 +158,7 @@ def test_the_teacher_is_left_as_it_was(teacher, student):
         (["method.heads=3"], "width 8 can't be shared by 3 heads"),
         (["method.width=0"], "width: expected at least 1, got 0"),
         (["method.start=first_blocks"], "the teacher's first blocks have its width and heads; leave those out"),
-        (["method.fit.metric=f1"], "fit.metric: expected one of accuracy"),
+        (["method.fit.metric=f1"], "fit.metric: expected a metric (accuracy"),
         (["method.label_weight=0", "method.teacher_weight=0"], "not both 0"),
         (
             ["method={type: student, start: first_blocks, depth: 3}"],

@@ -120,7 +120,7 @@ def test_frames_take_the_class_in_force_where_they_begin(tone_run, tone_shards):
     (said,) = task.predict([{"speech": tone(4)["speech"]}])
     spoken = tone(4)["labels"]["text"].lower().rstrip(".")
     middles = [said[5 * number + 2] for number in range(len(spoken))]
-    right = [name == str("abc".index(letter)) for name, letter in zip(middles, spoken, strict=True) if letter != " "]
+    right = [name == "abc".index(letter) for name, letter in zip(middles, spoken, strict=True) if letter != " "]
     assert np.mean(right) > 0.8
     with pytest.raises(
         ConfigError, match=r"field 'phones' of .* has 100 labels a second, .*one a token; set rate: 100"

@@ -54,6 +54,8 @@ def place(tmp_path_factory, run, shards, write_shards):
     tar.write_bytes(tar.read_bytes().replace(b"IHDR", b"IHDX"))
     (place / "file").write_text("x", encoding="utf-8")
     (place / "folder.csv").mkdir()
+    for name in ("old.csv", "old.parquet"):
+        (place / name).write_text("mine", encoding="utf-8")
     return place
 
 
@@ -75,8 +77,20 @@ def place(tmp_path_factory, run, shards, write_shards):
         ),
         ("predict task walks --out p.txt", "p.txt: expected a file that ends in .csv or .parquet"),
         ("predict task walks --out folder.csv", "folder.csv: is a folder; choose another name"),
+        ("predict task walks --out old.csv", "old.csv: is there already; choose another name or remove it"),
+        ("embed run walks --out old.parquet", "old.parquet: is there already; choose another name or remove it"),
         ("predict task walks --out file/more/p.csv", "file is a file, and would have to be a folder; choose another"),
         ("embed run walks --out file/e.parquet", "file is a file, and would have to be a folder; choose another name"),
+        ("export run --to safetensors --out file/out", "file is a file, and would have to be a folder; choose another"),
+        (
+            "finetune ecg_classes --out file encoder=run train=walks test=null task.label=place task.inputs=[image]",
+            "file: is a file; choose another name",
+        ),
+        ("compress depth --out file/out run=run data=walks", "file is a file, and would have to be a folder; choose"),
+        (
+            "retrieve task walks --streams image,text",
+            "task: is an encoder without what it was pretrained with, as tasks, exports and smaller models are; name",
+        ),
         ("embed run walks/test --out e.parquet", "walks is a data set, and all of it is read here: name that"),
         ("embed run walks --out e.parquet --streams sound", "streams: the run has no 'sound'; it has text, image"),
         ("embed run train --out e.parquet --streams text", "train: no sample has text"),

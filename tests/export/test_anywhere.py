@@ -133,6 +133,11 @@ def test_a_registered_model_is_saved_and_loaded_to_the_last_bit(folder, tmp_path
     assert torch.equal(one["text_values"], other["text_values"])
 
 
+def test_mmpt_says_what_a_registered_model_is_loaded_by(folder):
+    with pytest.raises(ConfigError, match=r"is an export for AutoModel, .* export with --to safetensors"):
+        mmpt.load(folder / "five-model")
+
+
 def test_a_stream_alone_takes_its_own_expert_along(folder):
     told = certificate(folder / "five-labs")
     assert told["differences"].keys() == {"labs"}

@@ -17,6 +17,7 @@ from mmpt.errors import ConfigError
 from mmpt.export import command
 from mmpt.export.fixtures import TEXTS, fixtures_of
 from mmpt.export.one_stream import one_stream
+from mmpt.export.samples import furthest
 from mmpt.finetune import Classifier
 from mmpt.trunk import Trunk
 from tests.downstream.walks import make_run, prose, walk
@@ -55,6 +56,30 @@ def test_the_certificate_says_what_was_compared(text, run):
     assert "medical" in card
 
 
+def test_transformers_draws_no_bar_and_a_bar_of_ones_own_is_there_again(run, tmp_path, capfd):
+    from transformers.utils import logging
+
+    def own(factory, args, named):
+        return factory(*args, **named)
+
+    before = logging.set_tqdm_hook(own)
+    try:
+        command.export(run, tmp_path / "picture", to="transformers", modality="image")
+        assert capfd.readouterr() == ("", "")
+        assert logging.set_tqdm_hook(before) is own
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def test_a_latent_that_is_no_number_is_as_far_away_as_can_be():
+    ours, valid = torch.zeros(1, 2, 3), torch.tensor([[True, False]])
+    theirs = ours.clone()
+    theirs[0, 1] = torch.nan  # padding
+    assert furthest(ours, theirs, valid) == 0
+    theirs[0, 0, 1] = torch.nan
+    assert furthest(ours, theirs, valid) == float("inf")
+
+
 def test_transformers_reads_texts_without_mmpt(text, run):
     program = f"""
 import sys, torch
@@ -81,6 +106,23 @@ def test_pictures_go_to_both_libraries(run, tmp_path, to):
     assert {"config.json", "model.safetensors", "README.md", "certificate.json"} <= {
         path.name for path in (tmp_path / "image").iterdir()
     }
+
+
+def test_the_card_s_lines_load_a_model_of_timm(run, tmp_path, monkeypatch):
+    import functools
+    import pathlib
+
+    import safetensors.torch
+    import timm
+
+    command.export(run, tmp_path / "image", to="timm", modality="image")
+    card = (tmp_path / "image" / "README.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in card.splitlines() if line.startswith("    ")][:3]
+    names = {"json": json, "functools": functools, "pathlib": pathlib, "torch": torch}
+    names |= {"timm": timm, "safetensors": safetensors}
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), names)
+    assert names["model"].norm.eps == mmpt.load(run).recipe.trunk.settings["norm_eps"]
 
 
 def test_transformers_reads_a_picture_of_the_right_size_as_we_do(run, tmp_path):

@@ -102,10 +102,10 @@ def test_a_dense_top_of_another_width_is_built(randomised):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({}, "only a dense feed-forward can be exported, this trunk has ModalityExperts; use dense"),
+        ({}, "only a dense feed-forward can be exported, this trunk has ModalityExperts; onnx and"),
         (
             {"feedforward": "dense", "top_feedforward": ROUTED, "top_layers": 1},
-            "this trunk has RoutedExperts; use dense",
+            "this trunk has RoutedExperts; onnx and safetensors take it",
         ),
         (
             {"feedforward": "dense", "top_feedforward": {"type": "dense", "ratio": 2.0}, "top_layers": 1},

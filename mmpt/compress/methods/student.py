@@ -27,6 +27,7 @@ from mmpt.finetune.strategies import Strategy
 from mmpt.finetune.tasks import RowTask, Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.model import MaskedModel
+from mmpt.parts import unknown
 from mmpt.training import engine
 from mmpt.training.progress import quiet
 from mmpt.training.section import check_settings
@@ -169,7 +170,7 @@ class StudentMethod(Method):
     def _fit(self, work: Work, taught: Taught, parts: dict[str, Part]) -> FitResult:
         metric = self.fit.metric or next(iter(taught.metrics))
         if metric not in taught.metrics:
-            raise ConfigError(f"fit.metric: expected one of {', '.join(taught.metrics)}, got '{metric}'")
+            raise ConfigError(f"fit.metric: {unknown('a metric', list(taught.metrics), metric)}")
         decay = 1.0 if self.start == "fresh" else 0.75
         how = component(Strategy, "full", layer_decay=decay).build()
         check_settings(self.fit.deepspeed)

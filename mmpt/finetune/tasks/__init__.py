@@ -1,5 +1,6 @@
 """What is learned from labels: how they are read, what the head says, how wrong it is, and by which scores."""
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpt.config import Component, component
+from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.heads import PooledHead, TokenHead
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from mmpt.finetune.metrics import Score
     from mmpt.finetune.result import FitResult
     from mmpt.finetune.strategies import Strategy
+
+
+Inputs = tuple[str, ...] | list[str] | str | None  # names of streams, or of one
+PoolChoice = Component[Pool] | str | Mapping[str, Any] | None  # by itself, by name, or as in a recipe
 
 
 class Sample(NamedTuple):
@@ -59,13 +64,16 @@ class Task(ABC):
     leaves_out: bool = False
     pool: Component[Pool]
 
-    def __init__(self, encoder: Encoder, *, label: str | None, inputs: Sequence[str] | None) -> None:
+    def __init__(self, encoder: Encoder, *, label: str | None, inputs: Inputs) -> None:
         self.encoder, self.label = encoder, label
-        self.inputs = tuple(inputs) if inputs else tuple(encoder.modalities)
+        named = (inputs,) if isinstance(inputs, str) else inputs
+        self.inputs = tuple(named) if named else tuple(encoder.modalities)
         for name in self.inputs:
             if name not in encoder.modalities:
                 there = ", ".join(encoder.modalities)
-                raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}")
+                near = difflib.get_close_matches(name, encoder.modalities, n=1)
+                advice = f"; did you mean '{near[0]}'?" if near else ""
+                raise ConfigError(f"inputs: the encoder has no stream '{name}'; it has {there}{advice}")
         self.facts: dict[str, Any] = {}  # what was learned of the labels
         self.model: MaskedModel | None = None  # once fitted
 
@@ -138,7 +146,7 @@ class Task(ABC):
         validation: Any = None,
         *,
         test: Any = None,
-        strategy: "str | Component[Strategy]" = "full",
+        strategy: "str | Mapping[str, Any] | Component[Strategy]" = "full",
         out: str | Path | None = None,
         allow_shared_groups: bool = False,
         console: "Console | None" = None,
@@ -154,7 +162,8 @@ class Task(ABC):
                 dicts, a dict of columns, or a pandas DataFrame; label and, where there is one, `group` are keys.
             validation: likewise; by default the data set's split `validation`. Epochs are compared on it.
             test: likewise, looked at once at the end.
-            strategy: what is trained: `full`, `linear_probe` ...; see `mmpt/finetune/strategies`.
+            strategy: what is trained: `full`, `linear_probe` ... or with settings, as in a recipe, `{"type": "full",
+                "layer_decay": 0.5}`; see `mmpt/finetune/strategies`.
             out: a folder for checkpoints, figures and the result; with it the same call goes on where it was stopped.
             allow_shared_groups: train although samples of one group are in training and validation or test.
             console: shows progress; None is quiet.
@@ -164,7 +173,6 @@ class Task(ABC):
             ConfigError: settings that make no sense. DataError: samples or labels that can't be read, named.
             Interrupted: after SIGTERM or SIGINT, with `out`: all is saved there.
         """
-        from mmpt.config import component
         from mmpt.finetune.fit import fit
         from mmpt.finetune.strategies import Strategy
 
@@ -173,11 +181,11 @@ class Task(ABC):
             train,
             validation,
             test=test,
-            strategy=component(Strategy, strategy) if isinstance(strategy, str) else strategy,
+            strategy=chosen(Component[Strategy], strategy, "strategy"),
             out=Path(out) if out is not None else None,
             allow_shared_groups=allow_shared_groups,
             console=console,
-            settings=FitSettings(**settings),
+            settings=chosen(FitSettings, {name: _plain(value) for name, value in settings.items()}, ""),
         )
 
     def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
@@ -190,11 +198,11 @@ class Task(ABC):
         return np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
 
     def _said(self, samples: Any, batch_size: int) -> list[np.ndarray]:
-        from mmpt.finetune.evaluate import judged
+        from mmpt.finetune.evaluate import said_of
         from mmpt.finetune.examples import examples_of
 
         examples = examples_of(samples, self.inputs, label=None, split="test")
-        return judged(self, self.fitted_model(), examples, None, batch_size=batch_size).scores
+        return said_of(self, examples, batch_size=batch_size)
 
     def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Score]":
         """Every metric of labelled samples: its 95 % interval over resampled groups, and the trivial guess's."""
@@ -226,12 +234,17 @@ class Task(ABC):
         return "label"
 
 
+def _plain(value: Any) -> Any:
+    """Python's own number for NumPy's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class RowTask(Task):
     """One label a sample, from one vector of all its streams.
 
     Args:
         encoder, label, inputs: see `Task`.
-        pool: from latents to one vector; `mean` by default.
+        pool: from latents to one vector, by name or as in a recipe; `mean` by default.
     """
 
     pooled = True
@@ -241,11 +254,11 @@ class RowTask(Task):
         encoder: Encoder,
         *,
         label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
+        inputs: Inputs = None,
+        pool: PoolChoice = None,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs)
-        self.pool = pool or component(Pool, "mean")
+        self.pool = chosen(Component[Pool], pool or "mean", "pool")
         joined = cast("type[Pool]", self.pool.target).streams
         if joined and len(self.inputs) != joined:
             raise ConfigError(
@@ -306,7 +319,7 @@ class StreamTask(Task):
         inputs: the streams to look at, `stream` among them; by default it alone.
     """
 
-    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Sequence[str] | None) -> None:
+    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Inputs) -> None:
         super().__init__(encoder, label=label, inputs=inputs or (stream,))
         if stream not in self.inputs:
             raise ConfigError(f"inputs: '{stream}' is tagged and not among {', '.join(self.inputs)}; add it")

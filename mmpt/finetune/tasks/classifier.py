@@ -10,14 +10,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
+from mmpt.errors import ConfigError
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
-from mmpt.finetune.classes import class_facts, class_number, confusions, name_of
+from mmpt.finetune.classes import are_numbers, as_given, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import RowTask
-from mmpt.pools import Pool
+from mmpt.finetune.tasks import Inputs, PoolChoice, RowTask
 from mmpt.tokens import Batch
 
 
@@ -58,13 +57,15 @@ class Classifier(RowTask):
         encoder: Encoder,
         *,
         label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
+        inputs: Inputs = None,
+        pool: PoolChoice = None,
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(encoder, label=label, inputs=inputs, pool=pool)
         self.class_weights: ClassWeights = by_name(class_weights)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"label_smoothing: expected a share from 0 to 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def parse(self, label: Any) -> str:
@@ -75,7 +76,7 @@ class Classifier(RowTask):
         """The classes, by name, and how many samples each has."""
         facts = class_facts(Counter(map(self.parse, labels)), self.label, "samples")
         check_names(self.class_weights, facts["classes"])
-        return facts
+        return facts | {"numbers": are_numbers(labels)}
 
     @property
     def size(self) -> int:
@@ -96,9 +97,9 @@ class Classifier(RowTask):
         """Probabilities."""
         return list(outputs.float().softmax(1).numpy())
 
-    def decode(self, scores: Sequence[np.ndarray]) -> list[str]:
-        """The most probable class."""
-        return [self.facts["classes"][own.argmax()] for own in scores]
+    def decode(self, scores: Sequence[np.ndarray]) -> list[str | int]:
+        """The most probable class; a number, where all labels were."""
+        return as_given(self.facts, [int(own.argmax()) for own in scores])
 
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> np.ndarray:
         """Of the most probable classes."""

@@ -11,16 +11,21 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 
+from mmpt.config import chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.encoders.sound import Sound
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, StreamTask
+from mmpt.finetune.tasks import Inputs, Sample, StreamTask
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:
     from mmpt.finetune.examples import Examples
+
+Letters = Literal["plain", "as_written"]
+Decoding = Literal["greedy", "beam"]
+Unfit = Literal["refuse", "leave_out"]
 
 BLANK = 0
 APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'"})
@@ -64,18 +69,21 @@ class CTC(StreamTask):
         *,
         label: str,
         stream: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        letters: Literal["plain", "as_written"] = "plain",
-        decoding: Literal["greedy", "beam"] = "greedy",
+        inputs: Inputs = None,
+        letters: Letters = "plain",
+        decoding: Decoding = "greedy",
         beam_size: int = 50,
-        unfit: Literal["refuse", "leave_out"] = "refuse",
+        unfit: Unfit = "refuse",
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
         if not isinstance(self.modality, Sound):
             raise ConfigError(f"stream: CTC transcribes sound, and '{stream}' is a stream of {self.modality.kind}")
         if beam_size < 1:
             raise ConfigError(f"beam_size: expected at least 1, got {beam_size}")
-        self.letters, self.decoding, self.beam_size, self.unfit = letters, decoding, beam_size, unfit
+        self.beam_size = beam_size
+        self.letters = chosen(Letters, letters, "letters")
+        self.decoding = chosen(Decoding, decoding, "decoding")
+        self.unfit = chosen(Unfit, unfit, "unfit")
         self.leaves_out = unfit == "leave_out"
         if decoding == "beam":
             _torchaudio_decoder()  # what is not installed is told of before anything is trained

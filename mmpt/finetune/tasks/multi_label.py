@@ -13,14 +13,12 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmpt.config import Component
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import DataError
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import RowTask
-from mmpt.pools import Pool
+from mmpt.finetune.tasks import Inputs, PoolChoice, RowTask
 from mmpt.tokens import Batch
 
 
@@ -61,8 +59,8 @@ class MultiLabel(RowTask):
         encoder: Encoder,
         *,
         label: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
-        pool: Component[Pool] | None = None,
+        inputs: Inputs = None,
+        pool: PoolChoice = None,
         stands_for: Mapping[str, tuple[str, ...] | list[str]] | None = None,
         class_weights: ClassWeights = None,
     ) -> None:
@@ -137,8 +135,9 @@ class MultiLabel(RowTask):
         """The names that the sample has."""
         if isinstance(label, Mapping):
             return {str(name) for name, has in label.items() if _is_true(has, str(name))}
-        if isinstance(label, (list, tuple, set)) and all(isinstance(name, str) for name in label):
-            return set(label)
+        several = label.tolist() if isinstance(label, np.ndarray) else label  # a column of lists read from Parquet
+        if isinstance(several, (list, tuple, set)) and all(isinstance(name, str) for name in several):
+            return set(several)
         if self.stands_for is None or not isinstance(label, str):
             raise DataError(f"expected a list of names, or a dict of name to true or false, got {label!r}")
         if label not in self.stands_for:

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmpt.config import Component, component
+from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.downstream.retrieval import RANKS, chance, first_ranks
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.gather import of_all_ranks
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, Task
+from mmpt.finetune.tasks import PoolChoice, Sample, Task
 from mmpt.pools import Pool, TokenLatents
 from mmpt.tokens import Batch, Content, Labels
 
@@ -86,7 +86,7 @@ class Retrieval(Task):
         encoder: Encoder,
         *,
         streams: tuple[str, ...] | list[str],
-        pool: Component[Pool] | None = None,
+        pool: PoolChoice = None,
         size: int = 128,
         temperature: float = 0.07,
     ) -> None:
@@ -96,7 +96,7 @@ class Retrieval(Task):
         if size < 1 or not temperature > 0:
             raise ConfigError(f"size, temperature: expected 1 or more and above 0, got {size} and {temperature}")
         self.streams, self.size, self.temperature = tuple(streams), size, temperature
-        self.pool = pool or component(Pool, "mean")
+        self.pool = chosen(Component[Pool], pool or "mean", "pool")
         if cast("type[Pool]", self.pool.target).streams:
             raise ConfigError(f"pool: '{self.pool.name}' joins streams, and each is by itself here; use another")
         self.metrics = metrics_of(self.streams)

@@ -19,7 +19,7 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import UNKNOWN
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, StreamTask
+from mmpt.finetune.tasks import Inputs, Sample, StreamTask
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Segmenter(StreamTask):
         *,
         label: str,
         stream: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
+        inputs: Inputs = None,
         ignore: tuple[int, ...] | list[int] = (255,),
         class_weights: ClassWeights = None,
     ) -> None:

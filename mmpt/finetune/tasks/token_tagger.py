@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mmpt.config import chosen
 from mmpt.data.unit_labels import TOLERANCE, token_labels
 from mmpt.downstream.encoder import CutWarning, Encoder
 from mmpt.encoders.sound import Sound
@@ -19,10 +20,10 @@ from mmpt.encoders.text import Text
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune import classes
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
-from mmpt.finetune.classes import UNKNOWN, class_facts, class_number, name_of
+from mmpt.finetune.classes import UNKNOWN, are_numbers, as_given, class_facts, class_number, name_of
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Sample, StreamTask
+from mmpt.finetune.tasks import Inputs, Sample, StreamTask
 from mmpt.finetune.words import Words, words_of
 from mmpt.tokens import Batch, Content, Labels
 
@@ -60,13 +61,13 @@ class TokenTagger(StreamTask):
         *,
         label: str,
         stream: str,
-        inputs: tuple[str, ...] | list[str] | None = None,
+        inputs: Inputs = None,
         rate: float | None = None,
         words: Words = "tokenizer",
         class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(encoder, label=label, stream=stream, inputs=inputs)
-        self.words: Words = words
+        self.words: Words = chosen(Words, words, "words")
         self.class_weights: ClassWeights = by_name(class_weights)
         self.rate = rate
         if rate is not None and not isinstance(self.modality, Sound):
@@ -94,7 +95,7 @@ class TokenTagger(StreamTask):
         counts = Counter(name for label in labels for name in self.parse(label) if name is not None)
         facts = class_facts(counts, self.label, "tokens")
         check_names(self.class_weights, facts["classes"])
-        return facts
+        return facts | {"numbers": are_numbers(own for label in labels for own in label)}
 
     @property
     def size(self) -> int:
@@ -179,9 +180,9 @@ class TokenTagger(StreamTask):
         """How often each class was taken for each."""
         return (classes.confusions(true, [own.argmax(1) for own in scores], self.size),)
 
-    def decode(self, scores: Sequence[np.ndarray]) -> list[list[str]]:
-        """The most probable class of each word or frame."""
-        return [[self.facts["classes"][number] for number in own.argmax(1)] for own in scores]
+    def decode(self, scores: Sequence[np.ndarray]) -> list[list[str | int]]:
+        """The most probable class of each word or frame; a number, where all labels were."""
+        return [as_given(self.facts, own.argmax(1).tolist()) for own in scores]
 
     def confusion(self, evidence: tuple[np.ndarray, ...]) -> Int[np.ndarray, "V V"]:
         """Over all samples."""
