@@ -77,6 +77,11 @@ class Modality(ABC):
     places_count_up: ClassVar[bool] = True  # a token's place is its number in its document
 
     @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of a value's parts, where a value is a dict that a table may hold as a column a part."""
+        return ()
+
+    @property
     def augments(self) -> bool:
         """Whether training may see a sample otherwise than it is."""
         return False

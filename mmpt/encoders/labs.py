@@ -48,6 +48,11 @@ class Labs(Modality):
         """Of columns, by name."""
         return {column.name: number for number, column in enumerate(self.columns)}
 
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(self.numbers)
+
     @cached_property
     def _scales(self) -> np.ndarray:
         """Low, high, mean and standard deviation of every column."""

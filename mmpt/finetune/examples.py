@@ -143,14 +143,21 @@ class RecordExamples(Examples):
         return {name: value for name, value in self.records[number].items() if name in self.inputs}
 
 
-def examples_of(data: Any, inputs: Sequence[str], *, label: str | None, split: str) -> Examples:
-    """Samples of any of the kinds; `split` is what a bare folder means."""
+def examples_of(
+    data: Any,
+    inputs: Sequence[str],
+    *,
+    label: str | None,
+    split: str,
+    entries: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Examples:
+    """Samples of any of the kinds; `split` is what a bare folder means, `entries` what a table may have as columns."""
     if isinstance(data, (str, Path)):
         manifest, named = _data_set(Path(data))
         return ShardExamples(manifest, inputs, label, named or split)
     records = records_of(data)
     if records is not None:
-        return RecordExamples(records, inputs, label)
+        return RecordExamples(_gathered(records, entries), inputs, label)
     kind = type(data).__name__
     raise DataError(f"expected a folder, a list of dicts, a dict of columns or a DataFrame, got {kind}")
 
@@ -164,6 +171,21 @@ def records_of(data: Any) -> Sequence[Mapping[str, Any]] | None:
     if isinstance(data, Sequence) and all(isinstance(record, Mapping) for record in data):
         return data
     return None
+
+
+def _gathered(
+    records: Sequence[Mapping[str, Any]], entries: Mapping[str, Sequence[str]]
+) -> Sequence[Mapping[str, Any]]:
+    """An input that no record has by name is the dict of its entries; None of a record without any of them."""
+    for name, own in entries.items():
+        if any(name in record for record in records):
+            continue
+        whole = [
+            {entry: record[entry] for entry in own if not _missing(record.get(entry))} or None for record in records
+        ]
+        if any(whole):
+            records = [{**record, name: found} for record, found in zip(records, whole, strict=True)]
+    return records
 
 
 def _data_set(path: Path) -> tuple[Manifest, str | None]:

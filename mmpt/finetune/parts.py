@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmpt.errors import ConfigError, DataError
-from mmpt.finetune.examples import Examples, ShardExamples, examples_of
+from mmpt.finetune.examples import Examples, ShardExamples
 from mmpt.finetune.rows import known_labels, named, usable
 from mmpt.finetune.tasks import Task
 
@@ -29,15 +29,15 @@ class Part(NamedTuple):
 
 def find_examples(task: Task, train: Any, validation: Any, test: Any) -> dict[str, Examples]:
     """By purpose; raises ConfigError where there is nothing to choose the best epoch by."""
-    found = {"train": examples_of(train, task.inputs, label=task.label, split="train")}
+    found = {"train": task.examples(train, split="train")}
     if validation is None:
         own = found["train"]
         if not isinstance(own, ShardExamples):
             raise ConfigError("validation: needed to choose the best epoch by; give samples that are not in train")
         validation = own.manifest.folder
-    found["validation"] = examples_of(validation, task.inputs, label=task.label, split="validation")
+    found["validation"] = task.examples(validation, split="validation")
     if test is not None:
-        found["test"] = examples_of(test, task.inputs, label=task.label, split="test")
+        found["test"] = task.examples(test, split="test")
     return found
 
 

@@ -3,6 +3,8 @@
 import csv
 import gzip
 
+import numpy as np
+import pandas as pd
 import pytest
 from walks import make_run
 
@@ -11,7 +13,7 @@ from mmpt.config import component, load_settings, to_plain
 from mmpt.data.builders.labs import build_labs
 from mmpt.downstream.encoder import CutWarning
 from mmpt.errors import DataError
-from mmpt.finetune import Classifier, MultiLabel, load
+from mmpt.finetune import Classifier, MultiLabel, Regressor, load
 from mmpt.finetune.recipe import FinetuneRecipe, finetune
 from mmpt.finetune.tasks import Task
 from mmpt.recipes import find_recipe
@@ -85,6 +87,26 @@ def test_a_row_without_any_value_is_no_sample(encoder):
     rows = [{"labs": {"sodium": 138.0}, "hospdead": 0}, {"labs": {}, "hospdead": 1}]
     with pytest.raises(DataError, match="sample 1: labs have nothing in them; leave it out"):
         task.fit(rows, rows[:1] * 2, epochs=1, allow_shared_groups=True)
+
+
+def test_a_frame_may_have_a_column_for_each_laboratory_value(table, encoder):
+    patients = [
+        {"labs": {"sodium": float(row["sodium"]), "sex": row["sex"]}, "dead": row["hospdead"]} for row in table[:80]
+    ]
+    flat = pd.DataFrame([own["labs"] | {"dead": own["dead"], "ward": 3} for own in patients])
+    fits = [Classifier(encoder, label="dead", inputs=["labs"]) for _ in range(2)]
+    for task, data in zip(fits, (flat, pd.DataFrame(patients)), strict=True):
+        task.fit(data[:60], data[60:], epochs=1)
+    said, expected = (
+        task.predict_scores(data) for task, data in zip(fits, (flat.drop(columns="dead"), patients), strict=True)
+    )
+    assert np.array_equal(said, expected)
+    sodium = Regressor(encoder, label="sodium", inputs=["labs"])
+    rows = sodium.examples(flat, split="train")
+    assert (rows.values(0), rows.labels[0]) == (
+        {"labs": {"sex": patients[0]["labs"]["sex"]}},
+        patients[0]["labs"]["sodium"],
+    )
 
 
 def test_every_group_of_the_table_stands_for_its_diseases(table):

@@ -32,8 +32,8 @@ def test_a_pool_and_a_stream_may_be_said_by_name_or_as_in_a_recipe(encoder):
     assert (task.inputs, task.pool.name) == (("text",), "attention")
     task = Retrieval(encoder, streams=["image", "text"], pool={"type": "attention", "heads": 2})
     assert task.pool.settings["heads"] == 2
-    with pytest.raises(ConfigError, match=r"pool: expected a Pool \(.*\), got 'atention'; did you mean 'attention'"):
-        Classifier(encoder, label="place", pool="atention")
+    with pytest.raises(ConfigError, match=r"pool: expected a Pool \(.*\), got 'attentiv'; did you mean 'attention'"):
+        Classifier(encoder, label="place", pool="attentiv")
     with pytest.raises(ConfigError, match="no stream 'txt'; it has text, image; did you mean 'text'"):
         Classifier(encoder, label="place", inputs=["txt"])
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
+from mmpt.finetune.examples import GROUP, Examples, examples_of
 from mmpt.finetune.heads import PooledHead, TokenHead
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
@@ -160,6 +161,7 @@ class Task(ABC):
         Args:
             train: a data set's folder (its split `train`), the folder and a split (`shards/labs/train`), a list of
                 dicts, a dict of columns, or a pandas DataFrame; label and, where there is one, `group` are keys.
+                Laboratory values may be columns by themselves, each named as the encoder's column.
             validation: likewise; by default the data set's split `validation`. Epochs are compared on it.
             test: likewise, looked at once at the end.
             strategy: what is trained: `full`, `linear_probe` ... or with settings, as in a recipe, `{"type": "full",
@@ -199,17 +201,21 @@ class Task(ABC):
 
     def _said(self, samples: Any, batch_size: int) -> list[np.ndarray]:
         from mmpt.finetune.evaluate import said_of
-        from mmpt.finetune.examples import examples_of
 
-        examples = examples_of(samples, self.inputs, label=None, split="test")
-        return said_of(self, examples, batch_size=batch_size)
+        return said_of(self, self.examples(samples, split="test", labelled=False), batch_size=batch_size)
+
+    def examples(self, samples: Any, *, split: str, labelled: bool = True) -> Examples:
+        """Samples of any of the kinds that `fit` takes; `split` is what a bare folder means."""
+        names = {name: self.encoder.modalities[name].entries for name in self.inputs}
+        entries = {name: [own for own in parts if own not in (self.label, GROUP)] for name, parts in names.items()}
+        label = self.label if labelled else None
+        return examples_of(samples, self.inputs, label=label, split=split, entries=entries)
 
     def evaluate(self, samples: Any, *, batch_size: int = 64, seed: int = 0) -> "dict[str, Score]":
         """Every metric of labelled samples: its 95 % interval over resampled groups, and the trivial guess's."""
         from mmpt.finetune.evaluate import evaluated
-        from mmpt.finetune.examples import examples_of
 
-        examples = examples_of(samples, self.inputs, label=self.label, split="test")
+        examples = self.examples(samples, split="test")
         return evaluated(self, self.fitted_model(), examples, batch_size=batch_size, seed=seed)
 
     def fitted_model(self) -> MaskedModel:
