@@ -149,7 +149,7 @@ def weights_sha256(encoder: "Encoder", run: Path) -> str:
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
     """Frozen encoders and trunk of a run; made by `mmpt.load`.
 
@@ -173,6 +173,12 @@ class Encoder:
     run: Path | None = None
     origin: Origin | None = None
     own: Pool | None = None
+
+    def __repr__(self) -> str:
+        """In a line: a backbone has pages to say of itself."""
+        state = "untrained" if self.step is None else f"step {self.step}"
+        state = "of another library" if self.origin else state
+        return f"Encoder({self.run}, {state}: {', '.join(self.modalities)}; width {self.width}, {self.device})"
 
     @property
     def width(self) -> int:

@@ -32,6 +32,11 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, atol=1e-5)
 
 
+def test_an_encoder_says_in_a_line_what_it_is(encoder, run):
+    assert repr(encoder) == f"Encoder({run}, step {encoder.step}: text, image; width {encoder.width}, {encoder.device})"
+    assert "untrained" in repr(mmpt.load(run, untrained=True))
+
+
 def test_features_are_float32_on_the_host_one_row_a_sample(encoder):
     features = encoder.encode(samples(5)).pooled
     assert features.shape == (5, encoder.width)
