@@ -12,8 +12,9 @@ from mmpt.errors import ConfigError
 from mmpt.finetune.evaluate import outputs_by_batch
 from mmpt.finetune.examples import Examples
 from mmpt.finetune.objective import labels_of
+from mmpt.finetune.row_task import RowTask
 from mmpt.finetune.rows import Rows
-from mmpt.finetune.tasks import RowTask, Task
+from mmpt.finetune.tasks import Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.tokens import Batch, Content, Labels
 

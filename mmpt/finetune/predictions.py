@@ -10,8 +10,8 @@ import pandas as pd
 from mmpt.downstream.tables import check_table
 from mmpt.finetune.evaluate import said_of
 from mmpt.finetune.examples import examples_of
+from mmpt.finetune.row_task import RowTask
 from mmpt.finetune.saved import load
-from mmpt.finetune.tasks import RowTask
 
 
 def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> int:

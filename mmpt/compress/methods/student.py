@@ -19,12 +19,13 @@ from mmpt.finetune.loop import Loop
 from mmpt.finetune.objective import Supervised
 from mmpt.finetune.parts import Part
 from mmpt.finetune.result import FitResult
+from mmpt.finetune.row_task import RowTask
 from mmpt.finetune.rows import known_labels
 from mmpt.finetune.saved import TASK, clear, plain_of, save, task_of
 from mmpt.finetune.saved import load as load_task
 from mmpt.finetune.settings import FitSettings
 from mmpt.finetune.strategies import Strategy
-from mmpt.finetune.tasks import RowTask, Task
+from mmpt.finetune.tasks import Task
 from mmpt.finetune.tasks.classifier import Classifier
 from mmpt.model import MaskedModel
 from mmpt.parts import unknown

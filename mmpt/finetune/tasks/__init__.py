@@ -4,19 +4,16 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from mmpt.config import Component, chosen
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.examples import GROUP, Examples, examples_of
-from mmpt.finetune.heads import PooledHead, TokenHead
-from mmpt.finetune.metrics import Metric, values
-from mmpt.finetune.objective import labels_of
+from mmpt.finetune.metrics import Metric
 from mmpt.finetune.settings import FitSettings
 from mmpt.model import MaskedModel
 from mmpt.pools import Pool
@@ -25,14 +22,12 @@ from mmpt.tokens import Batch, Content, Labels
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mmpt.finetune.examples import Examples
     from mmpt.finetune.metrics import Score
     from mmpt.finetune.result import FitResult
     from mmpt.finetune.strategies import Strategy
 
 
 Inputs = tuple[str, ...] | list[str] | str | None  # names of streams, or of one
-PoolChoice = Component[Pool] | str | Mapping[str, Any] | None  # by itself, by name, or as in a recipe
 
 
 class Sample(NamedTuple):
@@ -81,7 +76,7 @@ class Task(ABC):
     # ---- what a kind of task says
 
     @abstractmethod
-    def given(self, examples: "Examples") -> Sequence[Any]:
+    def given(self, examples: Examples) -> Sequence[Any]:
         """The label of each sample as it came, None where there is none; raises ConfigError for another kind."""
 
     def parse(self, label: Any) -> Any:
@@ -243,99 +238,3 @@ class Task(ABC):
 def _plain(value: Any) -> Any:
     """Python's own number for NumPy's."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-class RowTask(Task):
-    """One label a sample, from one vector of all its streams.
-
-    Args:
-        encoder, label, inputs: see `Task`.
-        pool: from latents to one vector, by name or as in a recipe; `mean` by default.
-    """
-
-    pooled = True
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        label: str,
-        inputs: Inputs = None,
-        pool: PoolChoice = None,
-    ) -> None:
-        super().__init__(encoder, label=label, inputs=inputs)
-        self.pool = chosen(Component[Pool], pool or "mean", "pool")
-        joined = cast("type[Pool]", self.pool.target).streams
-        if joined and len(self.inputs) != joined:
-            raise ConfigError(
-                f"inputs: pool '{self.pool.name}' joins {joined} streams, got {', '.join(self.inputs)}; name {joined} "
-                f"of {', '.join(encoder.modalities)}"
-            )
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Outputs of the head."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one label as numbers."""
-        return ()
-
-    @abstractmethod
-    def guess(self) -> np.ndarray:
-        """The scores of one who never looks at a sample and knows the training labels' facts alone."""
-
-    def given(self, examples: "Examples") -> Sequence[Any]:
-        """As they are."""
-        return examples.labels
-
-    def align(self, label: np.ndarray | None, sample: Sample) -> np.ndarray | None:
-        """A sample's label is the same however it is looked at."""
-        return label
-
-    def collate(self, labels: Sequence[np.ndarray | None], streams: Mapping[str, Content]) -> Labels:
-        """What is unknown stands as zeros."""
-        values = np.stack([np.zeros(self.shape) if label is None else label for label in labels])
-        return Labels(torch.from_numpy(values), torch.tensor([label is not None for label in labels]))
-
-    def head(self) -> nn.Module:
-        """A linear map of the pooled vector."""
-        return PooledHead(self.pool.build(self.encoder.width), self.encoder.width, self.size)
-
-    def truth(self, batch: Batch) -> Sequence[np.ndarray]:
-        """The labels."""
-        return [np.asarray(own) for own in labels_of(batch).values.numpy()]
-
-    def evidence(self, true: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Labels and scores."""
-        return np.stack(true), np.stack(scores)
-
-    def trivial(self, true: Sequence[np.ndarray]) -> dict[str, float]:
-        """Of the same guess for every sample."""
-        return values(self.metrics, self.evidence(true, [self.guess()] * len(true)))
-
-
-class StreamTask(Task):
-    """Something said of every token of one stream.
-
-    Args:
-        encoder, label: see `Task`.
-        stream: whose tokens they are.
-        inputs: the streams to look at, `stream` among them; by default it alone.
-    """
-
-    def __init__(self, encoder: Encoder, *, label: str, stream: str, inputs: Inputs) -> None:
-        super().__init__(encoder, label=label, inputs=inputs or (stream,))
-        if stream not in self.inputs:
-            raise ConfigError(f"inputs: '{stream}' is tagged and not among {', '.join(self.inputs)}; add it")
-        self.stream, self.modality = stream, encoder.modalities[stream]
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Outputs of the head for each token."""
-
-    def head(self) -> nn.Module:
-        """A linear map of every token."""
-        return TokenHead(self.stream, self.encoder.width, self.size)

@@ -16,7 +16,8 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import are_numbers, as_given, class_facts, class_number, confusions, name_of
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Inputs, PoolChoice, RowTask
+from mmpt.finetune.row_task import PoolChoice, RowTask
+from mmpt.finetune.tasks import Inputs
 from mmpt.tokens import Batch
 
 

@@ -17,7 +17,8 @@ from mmpt.encoders.sound import Sound
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Inputs, Sample, StreamTask
+from mmpt.finetune.stream_task import StreamTask
+from mmpt.finetune.tasks import Inputs, Sample
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:

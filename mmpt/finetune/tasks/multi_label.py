@@ -18,7 +18,8 @@ from mmpt.errors import DataError
 from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, class_weights
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Inputs, PoolChoice, RowTask
+from mmpt.finetune.row_task import PoolChoice, RowTask
+from mmpt.finetune.tasks import Inputs
 from mmpt.tokens import Batch
 
 

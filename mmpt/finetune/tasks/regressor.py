@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from mmpt.errors import DataError
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import RowTask
+from mmpt.finetune.row_task import RowTask
 from mmpt.tokens import Batch
 
 

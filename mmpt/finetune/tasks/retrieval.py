@@ -19,7 +19,8 @@ from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.gather import of_all_ranks
 from mmpt.finetune.metrics import Metric
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import PoolChoice, Sample, Task
+from mmpt.finetune.row_task import PoolChoice
+from mmpt.finetune.tasks import Sample, Task
 from mmpt.pools import Pool, TokenLatents
 from mmpt.tokens import Batch, Content, Labels
 

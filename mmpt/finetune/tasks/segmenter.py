@@ -19,7 +19,8 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import UNKNOWN
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Inputs, Sample, StreamTask
+from mmpt.finetune.stream_task import StreamTask
+from mmpt.finetune.tasks import Inputs, Sample
 from mmpt.tokens import Batch, Content, Labels
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from mmpt.finetune.class_weights import ClassWeights, by_name, check_names, clas
 from mmpt.finetune.classes import UNKNOWN, are_numbers, as_given, class_facts, class_number, name_of
 from mmpt.finetune.metrics import Metric, values
 from mmpt.finetune.objective import labels_of
-from mmpt.finetune.tasks import Inputs, Sample, StreamTask
+from mmpt.finetune.stream_task import StreamTask
+from mmpt.finetune.tasks import Inputs, Sample
 from mmpt.finetune.words import Words, words_of
 from mmpt.tokens import Batch, Content, Labels
 
