@@ -37,10 +37,10 @@ def fit(run, shards, tmp_path, monkeypatch):
     recipe = tmp_path / "stopped.yaml"
     recipe.write_text(RECIPE.replace("RUN", str(run)).replace("SHARDS", str(shards)), encoding="utf-8")
 
-    def run_it(name, *, at=0):
+    def run_it(name, *settings, at=0):
         monkeypatch.setattr(Stopped, "at", at)
         monkeypatch.setattr(Stopped, "batches", 0)
-        return main(["finetune", str(recipe), "--out", str(tmp_path / name)]), tmp_path / name
+        return main(["finetune", str(recipe), "--out", str(tmp_path / name), *settings]), tmp_path / name
 
     return run_it
 
@@ -67,6 +67,19 @@ def test_a_stopped_fit_exits_with_3_and_comes_out_as_one_that_was_not(fit, heard
     (mine, history), (theirs, wanted) = outcome(folder), outcome(straight)
     assert history == wanted
     assert all(torch.equal(value, mine[name]) for name, value in theirs.items())
+    assert not heard
+
+
+def test_masks_on_a_fitted_task_go_on_where_they_were_stopped(fit, heard):
+    folder = fit("fitted")[1]
+    masks = (f"encoder={folder}", "strategy=mask_finetuning")
+    assert fit("stopped", *masks, at=1)[0] == 3
+    (mine, history), (theirs, wanted) = (outcome(fit(name, *masks)[1]) for name in ("stopped", "straight"))
+    assert history == wanted
+    assert all(torch.equal(value, mine[name]) for name, value in theirs.items())
+    before = outcome(folder)[0]
+    assert any((theirs[name] != value).any() for name, value in before.items())
+    assert all(((theirs[name] == value) | (theirs[name] == 0)).all() for name, value in before.items())
     assert not heard
 
 
