@@ -30,7 +30,7 @@ def labelled(tmp_path_factory, write_shards):
 
 
 def test_it_tells_every_side_with_the_same_grid_and_what_the_validation_split_chose(benchmark, run, labelled, capsys):
-    given = "--streams image --share 0.4 --seeds 2 --updates 1 --validation 8 --rates 1e-2 1e-3 --decays 0.5"
+    given = "--streams image --share 0.4 --seeds 2 --search 1 --updates 1 --validation 8 --rates 1e-2 1e-3 --decays 0.5"
     benchmark.main([str(run), str(labelled), *given.split()])
     told = capsys.readouterr().out
     fits = re.findall(r"image, (pretrained|from scratch), (\S+ x \S+): validation (.+)", told)
