@@ -9,7 +9,6 @@ import pandas as pd
 
 from mmpt.downstream.tables import check_table
 from mmpt.finetune.evaluate import said_of
-from mmpt.finetune.examples import examples_of
 from mmpt.finetune.row_task import RowTask
 from mmpt.finetune.saved import load
 
@@ -24,7 +23,7 @@ def write_predictions(task_folder: str | Path, data: str | Path, out: Path) -> i
     """
     check_table(out, ".csv", ".parquet")
     task = load(task_folder)
-    examples = examples_of(data, task.inputs, label=None, split="test")
+    examples = task.examples(data, split="test", labelled=False)
     scores = said_of(task, examples, batch_size=64)
     said = [_plain(own) for own in task.decode(scores)]
     table = pd.DataFrame({"key": examples.names, "prediction": said})

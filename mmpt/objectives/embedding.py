@@ -181,11 +181,10 @@ class Embedding(Objective):
         shown, between = noisy(self.noise if self.training else 0.0, shown, draw)
         sizes = {name: batch.streams[name].valid.shape[1] for name in shown}
         latents, output = backbone.mix(shown, sizes, draw, layers, between)
-        states: dict[int | None, Tensor] = {layer: backbone.trunk.finish(output.inner[layer].x) for layer in layers}
-        vectors = {
-            layer: self.pool(_by_stream(batch, shown, latents._replace(x=x))).float()
-            for layer, x in {None: latents.x, **states}.items()
-        }
+        states = {layer: backbone.trunk.finish(output.inner[layer].x) for layer in layers}
+        looked_at = _by_stream(batch, shown, latents)
+        vectors: dict[int | None, Tensor] = {None: self.pool(looked_at).float()}
+        vectors |= {layer: self.pool(_with_latents(looked_at, x)).float() for layer, x in states.items()}
         return View(vectors, latents.valid.any(1), output)
 
     def _anchor(self, batch: Batch) -> Bool[Tensor, " B"]:
@@ -242,6 +241,12 @@ def _by_stream(batch: Batch, shown: Mapping[str, Shown], latents: Tokens) -> dic
         observed, place = (gather(own, part.places) for own in (content.observed, content.place))
         streams[name] = TokenLatents(x, valid, observed & valid, place)
     return streams
+
+
+def _with_latents(streams: Mapping[str, TokenLatents], x: Float[Tensor, "B S D"]) -> dict[str, TokenLatents]:
+    """The same tokens behind another block."""
+    parts = x.float().split([own.valid.shape[1] for own in streams.values()], dim=1)
+    return {name: own._replace(latents=part) for (name, own), part in zip(streams.items(), parts, strict=True)}
 
 
 def _added(before: tuple[Tensor, Tensor] | None, value: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from mmpt.config import component
 from mmpt.downstream.encoder import Encoder
 from mmpt.errors import ConfigError, DataError
 from mmpt.finetune.evaluate import evaluated
-from mmpt.finetune.examples import ShardExamples, examples_of
+from mmpt.finetune.examples import ShardExamples
 from mmpt.finetune.loop import Loop
 from mmpt.finetune.objective import Supervised
 from mmpt.finetune.parts import Part
@@ -147,7 +147,7 @@ class StudentMethod(Method):
         unlabelled = ShardExamples(work.manifest, inputs, None, work.split)
         examples = [unlabelled]
         if self.labelled is not None:
-            examples.append(cast("ShardExamples", examples_of(self.labelled, inputs, label=label, split="train")))
+            examples.append(cast("ShardExamples", inner.examples(self.labelled, split="train")))
         joined = Joined(examples)
         said, guesses = said_by(teacher, joined)
         own, _ = known_labels(inner, joined)
@@ -162,7 +162,7 @@ class StudentMethod(Method):
         known: list[np.ndarray | None] = [taught.with_teacher(*both) for both in zip(said, labels, strict=True)]
         parts = {"train": Part(joined, known)}
         for purpose, place in (("validation", self.validation), ("test", self.test)):
-            other = examples_of(place or shards, inputs, label=label, split=purpose)
+            other = inner.examples(place or shards, split=purpose)
             parts[purpose] = Part(other, known_labels(inner, other)[0])
             if not len(parts[purpose].usable):
                 raise DataError(f"{other.where}: no sample has a label '{label}'")
